@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All defaults, in one place, and the checks that run before anything is compiled.
+
+`configs/*.py` start from `defaults()` and change what their paper and data set ask
+for; nothing else in the package supplies a value that a config leaves out. The trees
+are locked, so an unknown key is an error that names its neighbour.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+
+class ConfigError(ValueError):
+  """A config that cannot be run: the key, the value, the limit and the fix. Exit 2."""
+
+
+def _data() -> ConfigDict:
+  return ConfigDict(
+    dict(
+      # procedural | folder | frames | ucf101 | taichi | tfds | array_record
+      source="folder",
+      root="",  # folder of the data set; unused by procedural
+      name="",  # TFDS name
+      world="sky",  # procedural world
+      world_mode="drift",
+      num_videos=4096,  # videos in a split of a procedural world
+      split="train",
+      eval_split="test",
+      frames=16,  # T of a clip
+      size=256,  # H = W of a clip, pixels
+      stride=1,  # source frames from one clip frame to the next
+      # crop_antialias | crop (no antialias) | squash (aspect ignored) | letterbox
+      resize="crop_antialias",
+      flip=False,
+      sampling="random",  # random | tile | first | linspace: where a clip starts
+      pad_last=False,  # repeat the last frame of videos that are too short
+      max_bad_fraction=0.01,  # unreadable files tolerated before the run stops
+      fps=8.0,  # display rate where the source stores none, frames a second
+      num_threads=4,
+      num_workers=0,  # Grain worker processes; threads beat them on few cores
+      prefetch=2,  # host batches kept ready
+    )
+  )
+
+
+def _model() -> ConfigDict:
+  return ConfigDict(
+    dict(
+      autoencoder=dict(
+        channels=32,
+        downsample=(4, 8, 8),  # t, h, w
+        latent_channels=4,
+        groups=32,
+      ),
+      denoiser=dict(
+        channels=256,
+        channel_mult=(1, 2, 3, 4),
+        res_blocks=3,
+        attention_downsample=(2, 4, 8),
+        heads=4,
+        temporal_kernel=1,
+        temporal_length=4,  # latent frames; also the reach of relative positions
+        relative_position=True,
+        rel_pos_key_transposed=True,  # as in the released LVDM weights
+        scale_shift_norm=True,
+        resblock_updown=False,
+        transformer=False,
+        context_dim=0,
+        noise_level_classes=0,
+        dropout=0.0,
+      ),
+      discriminator=dict(
+        kind="frame",  # frame (2D per frame) | video (3D)
+        channels=64,
+        layers=3,
+        norm="batch",  # batch | group
+      ),
+      # weights: a safetensors file made by tools.convert, or none (opt-out).
+      perceptual=dict(weights=""),
+    )
+  )
+
+
+def _loss() -> ConfigDict:
+  """The autoencoder's loss."""
+  return ConfigDict(
+    dict(
+      reconstruction="l1",  # l1 | mse
+      perceptual_weight=1.0,
+      kl_weight=0.0,
+      gan_weight=0.5,
+      gan_start=50_001,  # first step with the adversarial term
+    )
+  )
+
+
+def _diffusion() -> ConfigDict:
+  return ConfigDict(
+    dict(
+      schedule="scaled_linear",  # linear | scaled_linear | cosine
+      beta_start=0.0015,
+      beta_end=0.0155,
+      steps=1000,
+      zero_terminal_snr=False,
+      prediction="eps",  # eps | x0 | v | flow
+      loss="l1",  # l1 | l2
+      min_snr_gamma=0.0,  # 0: unweighted
+    )
+  )
+
+
+def _optim() -> ConfigDict:
+  """One stage's optimisation."""
+  return ConfigDict(
+    dict(
+      steps=100_000,
+      batch=8,  # clips a step, over all devices and micro-batches
+      accumulate=1,  # micro-batches a step
+      learning_rate=1e-4,
+      schedule="constant",  # constant | cosine
+      warmup=0,  # steps
+      final_fraction=0.0,  # of the learning rate, where the cosine ends
+      b1=0.9,
+      b2=0.999,
+      epsilon=1e-8,
+      weight_decay=0.0,
+      clip_norm=0.0,  # global norm of a group's gradient; 0: off
+      ema_decay=0.0,  # 0: off
+      ema_warmup=True,  # decay = min(ema_decay, (1+n)/(10+n))
+    )
+  )
+
+
+def _train() -> ConfigDict:
+  return ConfigDict(
+    dict(
+      mesh="dp",  # dp | fsdp
+      compute="auto",  # auto (bfloat16 on GPU and TPU, float32 on CPU) | float32 | bfloat16
+      remat="none",  # none | full | names
+      latent_cache=False,
+      latent_windows=1,  # cached clips a video
+      latent_samples=256,  # clips on which latent shift and scale are measured
+      checkpoint_every=1000,  # steps
+      checkpoint_keep=2,  # newest checkpoints kept
+      checkpoint_keep_every=0,  # steps; 0: none kept beside the newest
+      checkpoint_verify="full",  # full | size | off: manifest check on restore
+      log_every=50,
+      preview_every=1000,  # steps; 0: off
+      preview_clips=4,
+      preview_steps=20,  # sampler steps of a preview
+      max_nonfinite=10,  # skipped steps in a row before the run stops
+      tensorboard=True,
+    )
+  )
+
+
+def _eval() -> ConfigDict:
+  return ConfigDict(
+    dict(
+      clips=64,  # clips of each kind that are scored
+      bootstrap=1000,  # resamples behind an interval
+      batch=16,
+    )
+  )
+
+
+def defaults() -> ConfigDict:
+  """Returns the full tree, unlocked, for a config file to change."""
+  return ConfigDict(
+    dict(
+      system="lvdm",
+      name="",  # of the config, e.g. lvdm_sky
+      variant="paper",
+      seed=0,
+      stages=("autoencoder", "diffusion"),
+      data=_data(),
+      model=_model(),
+      loss=_loss(),
+      diffusion=_diffusion(),
+      optim=dict(autoencoder=_optim(), diffusion=_optim()),
+      train=_train(),
+      eval=_eval(),
+    )
+  )

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records that travel between the parts. NumPy-only: data code imports them too.
+
+A clip is `[B,T,H,W,C]`; an image is a clip with T=1; a motion map is a clip with
+T=1. Pixels are uint8 until the device and float in [-1,1] after it.
+
+All records are NamedTuples, hence pytrees as they are; a field that is absent is
+None and contributes no leaf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# A NumPy or JAX array. `types` may not import jax, so the alias is wide.
+Array = Any
+
+
+class VideoBatch(NamedTuple):
+  """A batch of clips as the data pipeline yields it.
+
+  `index` is the position of each example in the global data order, not its row in
+  this host's batch. Noise is drawn by it, so that another number of hosts sees the
+  same noise on the same clip.
+  """
+
+  video: Array  # [B,T,H,W,C] uint8
+  index: Array  # [B] int32
+  label: Array | None = None  # [B] int32 class
+
+
+class LatentBatch(NamedTuple):
+  """A batch from the latent cache: a posterior, from which each visit draws afresh."""
+
+  mean: Array  # [B,t,h,w,c] float32, raw latents (before shift and scale)
+  log_variance: Array  # [B,t,h,w,c] float32
+  index: Array  # [B] int32, as in VideoBatch
+  label: Array | None = None  # [B] int32 class
+
+
+class Conditions(NamedTuple):
+  """What enters the network beside z and t; nothing that acts on the state.
+
+  `keep` maps a field's name to a flag per row, [B] float32 in {0, 1}; 0 makes the
+  network see that field as absent (zero mask or concat channels, no embedding,
+  the null token). A field without a flag is kept in every row.
+  """
+
+  context: Array | None = None  # [B,N,D] float, cross-attention tokens
+  concat: Array | None = None  # [B,T,h,w,C] float, joined to z on channels
+  mask: Array | None = None  # [B,T,1,1,1] float, 1 at known frames; a channel
+  noise_level: Array | None = None  # [B] int32, an embedding is added to that of t
+  label: Array | None = None  # [B] int32, likewise
+  keep: Mapping[str, Array] | None = None
+
+
+class Clip(NamedTuple):
+  """A finished clip in host memory."""
+
+  frames: np.ndarray  # [T,H,W,3] uint8
+  fps: float  # frames a second

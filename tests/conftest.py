@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Eight virtual CPU devices and one compile cache for the whole suite."""
+
+import os
+import pathlib
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update(
+  "jax_compilation_cache_dir",
+  str(pathlib.Path(__file__).resolve().parents[1] / ".jax_cache"),
+)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+FIXTURES = pathlib.Path(__file__).with_name("fixtures")
+
+
+@pytest.fixture(scope="session")
+def fixtures() -> pathlib.Path:
+  """Folder with numbers computed by the reference implementation."""
+  return FIXTURES
