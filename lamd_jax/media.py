@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clips to and from files: mp4, gif, png, npz. uint8 in, never rescaled silently.
+
+All writers write a temporary file beside the target and rename it, so a reader never
+meets half a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+import fractions
+import io
+import os
+import pathlib
+
+import av
+from av.video.reformatter import ColorRange, Colorspace
+import numpy as np
+from PIL import Image
+
+# H.264 quality: visually lossless for judging samples, an eighth of a png sequence.
+CRF = 12
+
+
+def check_frames(frames: np.ndarray) -> np.ndarray:
+  """Returns `frames` if they are [T,H,W,3] uint8 with T,H,W >= 1, else raises."""
+  frames = np.asarray(frames)
+  if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
+    raise ValueError(
+      f"frames are {frames.dtype} {frames.shape}; expected uint8 [T,H,W,3]: convert"
+      " with media.to_uint8"
+    )
+  if 0 in frames.shape:
+    raise ValueError(f"frames {frames.shape} hold no pixel")
+  return frames
+
+
+def to_uint8(video: np.ndarray) -> np.ndarray:
+  """Maps float [-1,1] to uint8 by truncation after clipping, as LVDM's release does."""
+  return np.clip((np.asarray(video, np.float32) + 1) * 127.5, 0, 255).astype(np.uint8)
+
+
+def _atomically(path: str | os.PathLike[str], write: Callable[[pathlib.Path], None]):
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  # The suffix stays last: encoders choose the container by it.
+  partial = path.with_name(f".{path.stem}.part{path.suffix}")
+  try:
+    write(partial)
+    os.replace(partial, path)
+  finally:
+    partial.unlink(missing_ok=True)
+
+
+def _even(frames: np.ndarray) -> np.ndarray:
+  """4:2:0 chroma needs even sides; an odd one repeats its last row or column."""
+  _, height, width, _ = frames.shape
+  pad = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
+  return np.pad(frames, pad, mode="edge") if height % 2 or width % 2 else frames
+
+
+def write_mp4(path: str | os.PathLike[str], frames: np.ndarray, fps: float) -> None:
+  """Writes frames [T,H,W,3] uint8 as H.264 yuv420p, BT.709, at `fps` frames a second.
+
+  The matrix is converted and tagged alike; untagged files are shown with other
+  colours by other players.
+  """
+  frames = _even(check_frames(frames))
+
+  def write(partial: pathlib.Path) -> None:
+    with av.open(str(partial), "w", options={"movflags": "+faststart"}) as container:
+      rate = fractions.Fraction(fps).limit_denominator(1001)
+      stream = container.add_stream("libx264", rate=rate)
+      stream.height, stream.width = frames.shape[1:3]
+      stream.pix_fmt = "yuv420p"
+      stream.options = {"crf": str(CRF), "preset": "medium"}
+      context = stream.codec_context
+      context.color_primaries = context.color_trc = context.colorspace = 1  # BT.709
+      context.color_range = ColorRange.MPEG
+      for frame in frames:
+        picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(
+          format="yuv420p",
+          src_color_range=ColorRange.JPEG,
+          dst_color_range=ColorRange.MPEG,
+          dst_colorspace=Colorspace.ITU709,
+        )
+        container.mux(stream.encode(picture))
+      container.mux(stream.encode())
+
+  _atomically(path, write)
+
+
+def encode_gif(frames: np.ndarray, fps: float) -> bytes:
+  """Returns an endlessly looping GIF of frames [T,H,W,3] uint8.
+
+  One palette for all frames: palettes of their own make still regions flicker.
+  """
+  frames = check_frames(frames)
+  # Frames side by side give a palette fitted to the whole clip.
+  strip = Image.fromarray(np.concatenate(list(frames[:: max(1, len(frames) // 8)]), 1))
+  palette = strip.quantize(256, method=Image.Quantize.MEDIANCUT)
+  pictures = [
+    Image.fromarray(f).quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
+    for f in frames
+  ]
+  buffer = io.BytesIO()
+  pictures[0].save(
+    buffer,
+    "GIF",
+    save_all=True,
+    append_images=pictures[1:],
+    duration=max(20, round(1000 / fps)),  # viewers ignore delays below 20 ms
+    loop=0,
+  )
+  return buffer.getvalue()
+
+
+def write_gif(path: str | os.PathLike[str], frames: np.ndarray, fps: float) -> None:
+  data = encode_gif(frames, fps)
+  _atomically(path, lambda partial: partial.write_bytes(data) and None)
+
+
+def write_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
+  """Writes one image [H,W,3] uint8."""
+  image = check_frames(np.asarray(image)[None])[0]
+  _atomically(path, lambda partial: Image.fromarray(image).save(partial))
+
+
+def write_npz(path: str | os.PathLike[str], clips: np.ndarray) -> None:
+  """Writes clips [N,T,H,W,3] uint8 under the key `arr_0`, as LVDM's samples are."""
+  _atomically(path, lambda partial: np.savez_compressed(partial, clips))
+
+
+def read_video(path: str | os.PathLike[str]) -> tuple[np.ndarray, float]:
+  """Decodes a whole file; returns frames [T,H,W,3] uint8 and frames a second."""
+  with av.open(str(path)) as container:
+    stream = container.streams.video[0]
+    frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+    return np.stack(frames), float(stream.average_rate or 0)
+
+
+def grid(clips: np.ndarray | Iterable[np.ndarray], columns: int = 0) -> np.ndarray:
+  """Tiles clips [N,T,H,W,3] uint8 into one [T,H',W',3], row by row, a pixel between.
+
+  `columns` defaults to the smallest square that holds all.
+  """
+  clips = np.stack(list(clips))
+  count, time, height, width, channels = clips.shape
+  columns = columns or int(np.ceil(np.sqrt(count)))
+  rows = -(-count // columns)
+  sheet = np.full(
+    (time, rows * (height + 1) - 1, columns * (width + 1) - 1, channels), 255, np.uint8
+  )
+  for i, clip in enumerate(clips):
+    top, left = i // columns * (height + 1), i % columns * (width + 1)
+    sheet[:, top : top + height, left : left + width] = clip
+  return sheet
+
+
+def filmstrip(clips: np.ndarray, frames: int = 8) -> np.ndarray:
+  """Lays `frames` evenly spaced frames of each clip [N,T,H,W,3] in a row: one image."""
+  pick = np.linspace(0, clips.shape[1] - 1, min(frames, clips.shape[1])).round()
+  picked = clips[:, pick.astype(int)]
+  return grid(picked.reshape(-1, 1, *clips.shape[2:]), columns=picked.shape[1])[0]

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files hold the pixels, the colours and the rate they were given."""
+
+import io
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from lamd_jax import media
+
+
+def _clip(height=48, width=64):
+  """Saturated patches drifting over a ramp: wrong matrices and ranges show."""
+  ramp = np.linspace(0, 255, width, dtype=np.uint8)
+  clip = np.repeat(np.broadcast_to(ramp, (6, height, width))[..., None], 3, -1).copy()
+  for t in range(6):
+    clip[t, 8:24, 8 + t : 24 + t] = (200, 30, 40)
+    clip[t, 8:24, 32 + t : 48 + t] = (30, 60, 210)
+  return clip
+
+
+def test_mp4_keeps_colours_count_and_rate(tmp_path):
+  clip = _clip()
+  media.write_mp4(tmp_path / "a # b.mp4", clip, 7.5)
+  back, fps = media.read_video(tmp_path / "a # b.mp4")
+  assert back.shape == clip.shape and fps == 7.5
+  # Chroma is halved, so compare inside the patches and on the grey ramp.
+  for region in (np.s_[:, 12:20, 16:20], np.s_[:, 12:20, 40:44], np.s_[:, 30:46]):
+    difference = back[region].astype(int) - clip[region]
+    assert abs(difference.mean((0, 1, 2))).max() < 2.5
+  assert [p.name for p in tmp_path.iterdir()] == ["a # b.mp4"]
+
+
+def test_mp4_pads_odd_sides(tmp_path):
+  media.write_mp4(tmp_path / "odd.mp4", _clip(47, 63), 8)
+  assert media.read_video(tmp_path / "odd.mp4")[0].shape == (6, 48, 64, 3)
+
+
+def test_gif_frames_and_delay():
+  image = Image.open(io.BytesIO(media.encode_gif(_clip(), 10)))
+  assert image.n_frames == 6 and image.info["duration"] == 100
+
+
+def test_to_uint8_truncates_as_the_release_does():
+  values = np.array([-2.0, -1.0, 0.0, 0.999, 1.0, 3.0])
+  assert media.to_uint8(values).tolist() == [0, 0, 127, 254, 255, 255]
+
+
+def test_grid_places_clips_row_by_row():
+  clips = np.arange(3, dtype=np.uint8)[:, None, None, None, None] * np.ones(
+    (3, 2, 4, 5, 3), np.uint8
+  )
+  sheet = media.grid(clips, columns=2)
+  assert sheet.shape == (2, 9, 11, 3)
+  assert sheet[0, 0, 6, 0] == 1 and sheet[0, 5, 0, 0] == 2 and sheet[0, 4, 0, 0] == 255
+
+
+@pytest.mark.parametrize("bad", [np.zeros((2, 4, 4, 3)), np.zeros((4, 4, 3), np.uint8)])
+def test_rejects_floats_and_wrong_ranks(tmp_path, bad):
+  with pytest.raises(ValueError, match="expected uint8"):
+    media.write_mp4(tmp_path / "x.mp4", bad, 8)
+  assert not list(tmp_path.iterdir())
