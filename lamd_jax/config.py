@@ -151,16 +151,7 @@ def _train() -> ConfigDict:
       preview_steps=20,  # sampler steps of a preview
       max_nonfinite=10,  # skipped steps in a row before the run stops
       tensorboard=True,
-    )
-  )
-
-
-def _eval() -> ConfigDict:
-  return ConfigDict(
-    dict(
-      clips=64,  # clips of each kind that are scored
-      bootstrap=1000,  # resamples behind an interval
-      batch=16,
+      report=True,  # after the last stage: evaluate and write the gallery
     )
   )
 
@@ -180,6 +171,41 @@ def defaults() -> ConfigDict:
       diffusion=_diffusion(),
       optim=dict(autoencoder=_optim(), diffusion=_optim()),
       train=_train(),
-      eval=_eval(),
+    )
+  )
+
+
+def sample_defaults() -> ConfigDict:
+  """`--sample.*`, and the defaults of `generate()` in Python."""
+  return ConfigDict(
+    dict(
+      n=4,  # clips
+      batch=16,  # clips a compiled call
+      frames=0,  # of a clip; 0: as trained
+      sampler="dpmpp_2m",  # ddpm | ddim | dpmpp_2m | unipc | heun | euler
+      steps=20,
+      eta=0.0,  # DDIM's noise: 0 deterministic, 1 as DDPM
+      guidance=1.0,  # classifier-free guidance; 1: off
+      seed=0,
+      weights="ema",  # ema | raw
+      decode_chunk=4,  # clips decoded at once: bounds peak memory
+      formats=("mp4", "gif", "png", "npz"),
+      fps=0.0,  # frames a second; 0: as the data
+      out="",  # folder; default WORKDIR/samples/<sampler>-<steps>-seed<seed>
+    )
+  )
+
+
+def eval_defaults() -> ConfigDict:
+  """`--eval.*`."""
+  return ConfigDict(
+    dict(
+      clips=64,  # clips of each kind that are scored
+      batch=16,
+      bootstrap=1000,  # resamples behind a 95 % interval
+      sampler="dpmpp_2m",
+      steps=20,
+      seed=0,
+      weights="ema",
     )
   )
