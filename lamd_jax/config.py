@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-
-class ConfigError(ValueError):
-  """A config that cannot be run: the key, the value, the limit and the fix. Exit 2."""
+from lamd_jax.errors import ConfigError as ConfigError
 
 
 def _data() -> ConfigDict:

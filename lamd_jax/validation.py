@@ -13,7 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lamd_jax.config import ConfigError
+from lamd_jax.errors import ConfigError
 
 _SAMPLERS = ("ddpm", "ddim", "dpmpp_2m", "unipc", "heun", "euler")
 
