@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A static page of clips and scores: one html file beside its mp4s, no framework.
+
+It works from a file path. All text is escaped; file names are our own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import html
+import os
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from lamd_jax import media
+
+_STYLE = """
+:root{color-scheme:light dark}
+body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem}
+h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem}
+table{border-collapse:collapse}td,th{padding:.25rem .75rem;text-align:left;
+border-bottom:1px solid #8884}td.n{text-align:right;font-variant-numeric:tabular-nums}
+.grid{display:grid;gap:.75rem;overflow-x:auto}
+figure{margin:0}figcaption{font-size:.8rem;opacity:.75}
+video{width:100%;min-width:96px;image-rendering:pixelated;background:#8882}
+p.note{opacity:.8;max-width:50rem}
+"""
+
+# Plays what is in view and pauses the rest; without scripts the clips still autoplay.
+_SCRIPT = """
+const seen=new IntersectionObserver(es=>es.forEach(e=>
+  e.isIntersecting?e.target.play().catch(()=>{}):e.target.pause()));
+document.querySelectorAll('video').forEach(v=>seen.observe(v));
+"""
+
+
+class Column(NamedTuple):
+  """One kind of clip: clips [N,T,H,W,3] uint8 under a title."""
+
+  title: str
+  clips: np.ndarray
+
+
+class Table(NamedTuple):
+  """Scores: `rows` of cells, the first a name."""
+
+  title: str
+  note: str
+  header: Sequence[str]
+  rows: Sequence[Sequence[str]]
+
+
+def _table(table: Table) -> str:
+  head = "".join(f"<th>{html.escape(cell)}</th>" for cell in table.header)
+  body = "".join(
+    "<tr>"
+    + "".join(
+      f"<td{' class=n' if i else ''}>{html.escape(cell)}</td>"
+      for i, cell in enumerate(row)
+    )
+    + "</tr>"
+    for row in table.rows
+  )
+  return (
+    f"<h2>{html.escape(table.title)}</h2><p class=note>{html.escape(table.note)}</p>"
+    f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+  )
+
+
+def _figure(name: str, caption: str) -> str:
+  return (
+    f'<figure><video src="{name}" loop muted autoplay playsinline preload="none">'
+    f"</video><figcaption>{html.escape(caption)}</figcaption></figure>"
+  )
+
+
+def write(
+  folder: str | os.PathLike[str],
+  title: str,
+  columns: Sequence[Column],
+  tables: Sequence[Table],
+  settings: Mapping[str, object],
+  fps: float,
+) -> pathlib.Path:
+  """Writes `folder`/index.html and its clips; returns the page's path.
+
+  Row i of the page holds clip i of every column, side by side.
+  """
+  folder = pathlib.Path(folder)
+  rows = max(len(column.clips) for column in columns)
+  figures = []
+  for i in range(rows):
+    for column in columns:
+      if i >= len(column.clips):
+        figures.append("<figure></figure>")
+        continue
+      slug = "".join(c if c.isalnum() else "_" for c in column.title.lower())
+      name = f"{slug}_{i:03d}.mp4"
+      media.write_mp4(folder / name, column.clips[i], fps)
+      figures.append(_figure(name, column.title))
+  facts = "".join(
+    f"<tr><td>{html.escape(key)}</td><td>{html.escape(str(value))}</td></tr>"
+    for key, value in settings.items()
+  )
+  page = (
+    f'<!doctype html><html lang="en"><meta charset="utf-8"><title>'
+    f"{html.escape(title)}</title><meta name=viewport content='width=device-width'>"
+    f"<style>{_STYLE}</style><h1>{html.escape(title)}</h1>"
+    + "".join(_table(table) for table in tables)
+    + "<h2>Clips</h2>"
+    f'<div class="grid" style="grid-template-columns:repeat({len(columns)},1fr)">'
+    + "".join(figures)
+    + f"</div><h2>Settings</h2><table>{facts}</table><script>{_SCRIPT}</script></html>"
+  )
+  target = folder / "index.html"
+  partial = folder / ".index.part.html"
+  partial.write_text(page, "utf-8")
+  os.replace(partial, target)
+  return target
