@@ -8,9 +8,11 @@ are locked, so an unknown key is an error that names its neighbour.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ml_collections import ConfigDict
 
-from lamd_jax.errors import ConfigError as ConfigError
+from lamd_jax.errors import ConfigError
 
 
 def _data() -> ConfigDict:
@@ -207,3 +209,11 @@ def eval_defaults() -> ConfigDict:
       weights="ema",
     )
   )
+
+
+def check_variant(variant: str, known: Iterable[str]) -> None:
+  """Raises ConfigError if a config file has no such variant."""
+  if variant not in known:
+    raise ConfigError(
+      f"--config=...:{variant}: no such variant; choose one of {', '.join(known)}"
+    )

@@ -256,6 +256,11 @@ def check_sample(sample: ConfigDict, config: ConfigDict) -> None:
       f"--sample.formats={sample.formats}: choose from mp4, gif, png, npz"
     )
   _check_steps("sample", sample, config)
+  if sample.guidance != 1:
+    raise ConfigError(
+      f"--sample.guidance={sample.guidance}: this run's model has no condition to be"
+      " guided by; leave it at 1"
+    )
   factor = config.model.autoencoder.downsample[0]
   if sample.frames % factor:
     raise ConfigError(
