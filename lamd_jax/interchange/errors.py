@@ -1,8 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The error of this package."""
+"""The error of this package, under the name its callers know."""
 
-from __future__ import annotations
-
-
-class WeightsError(ValueError):
-  """Weights that are absent, or that do not fit the network. Exit 4."""
+from lamd_jax.errors import WeightsError as WeightsError

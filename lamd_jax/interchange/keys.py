@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lamd_jax.interchange.errors import WeightsError
+from lamd_jax.errors import WeightsError
 
 State = Mapping[str, np.ndarray]
 Params = Mapping[str, Any]  # nested; leaves are arrays

@@ -87,3 +87,19 @@ class GroupNorm(nn.Module):
     variance = jnp.square(centred).mean((1, 3), keepdims=True)
     normed = (centred * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
     return (normed * scale + bias).astype(x.dtype)
+
+
+class LayerNorm(nn.Module):
+  """Layer normalisation of the last axis: two-pass statistics in float32."""
+
+  epsilon: float = 1e-5
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    scale = self.param("scale", initializers.ones, (x.shape[-1],))
+    bias = self.param("bias", initializers.zeros, (x.shape[-1],))
+    wide = x.astype(jnp.float32)
+    centred = wide - wide.mean(-1, keepdims=True)
+    variance = jnp.square(centred).mean(-1, keepdims=True)
+    normed = centred * jax.lax.rsqrt(variance + self.epsilon)
+    return (normed * scale + bias).astype(x.dtype)

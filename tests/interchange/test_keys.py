@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lamd_jax.interchange import keys
-from lamd_jax.interchange.errors import WeightsError
+from lamd_jax.errors import WeightsError
 
 SHAPES = {
   "copy": (5,),

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The transformer block of LVDM's text-to-video model (arXiv 2211.13221).
+
+Spatial, temporal, cross, temporal attention and a gated feed-forward layer, each
+behind a layer norm and around it a residual connection.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from flax import linen as nn
+import jax
+from jax.ad_checkpoint import checkpoint_name
+import jax.numpy as jnp
+
+from lamd_jax.nn import initializers
+from lamd_jax.nn.layers import Dense, GroupNorm, LayerNorm
+from lamd_jax.ops import attention as attention_ops
+
+
+class Attention(nn.Module):
+  """Attention from x [N,Q,C] to context [N,K,D] -> [N,Q,C], without residual."""
+
+  heads: int
+  reach: int = 0  # L of the relative tables, steps; 0: no relative positions
+  zero_init: bool = False  # of every projection, not only the last
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
+    n, queries, channels = x.shape
+    keys = context.shape[1]
+    width = channels // self.heads
+
+    def project(features: jax.Array, name: str) -> jax.Array:
+      dense = Dense(channels, False, self.zero_init, self.dtype, name=name)
+      return checkpoint_name(dense(features), "conv").reshape(n, -1, self.heads, width)
+
+    q, k, v = project(x, "q"), project(context, "k"), project(context, "v")
+    scale = 1 / math.sqrt(width)
+    bias, value_positions = None, None
+    if self.reach:
+      shape = (2 * self.reach + 1, width)
+      init = initializers.glorot_uniform()
+      key_table = self.param("key_positions", init, shape)
+      value_table = self.param("value_positions", init, shape)
+      lookup = lambda table: attention_ops.relative_positions(table, queries, keys)
+      # Never transposed, unlike the bias of the models of short clips.
+      bias = attention_ops.position_bias(q, lookup(key_table), scale, transposed=False)
+      value_positions = lookup(value_table)
+    h = attention_ops.attention(
+      q, k, v, scale, bias=bias, value_positions=value_positions
+    )
+    h = h.reshape(n, queries, channels)
+    return Dense(channels, True, self.zero_init, self.dtype, name="out")(h)
+
+
+class FeedForward(nn.Module):
+  """GEGLU of four times the width, with the exact (erf) GELU."""
+
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    channels = x.shape[-1]
+    h = Dense(8 * channels, dtype=self.dtype, name="in")(x)
+    value, gate = jnp.split(checkpoint_name(h, "conv"), 2, axis=-1)
+    h = value * nn.gelu(gate, approximate=False)
+    return Dense(channels, dtype=self.dtype, name="out")(h)
+
+
+class SpatialTemporalTransformer(nn.Module):
+  """x [B,T,H,W,C] + transformer(x, context [B,N,D]); starts as the identity.
+
+  Mode "image" leaves both temporal attentions out.
+  """
+
+  heads: int
+  temporal_length: int  # reach of relative positions, frames
+  relative_position: bool
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, context: jax.Array | None, mode: str
+  ) -> jax.Array:
+    if context is None:
+      raise ValueError("the transformer block attends to text: context [B,N,D] is None")
+    b, t, h, w, c = x.shape
+    y = GroupNorm(epsilon=1e-6, name="norm")(x)
+    y = Dense(c, dtype=self.dtype, name="in")(y)
+
+    normed = lambda name, y: LayerNorm(name=f"{name}_norm")(y)
+    attention = lambda name: Attention(self.heads, dtype=self.dtype, name=name)
+    y = y.reshape(b * t, h * w, c)
+    z = normed("spatial_attention", y)
+    y = y + attention("spatial_attention")(z, z)
+    y = self._temporal(y.reshape(b, t, h * w, c), "temporal_attention_0", mode)
+    # All frames see the same text, so a clip's pixels are one row of queries.
+    y = y.reshape(b, t * h * w, c)
+    context = context.astype(y.dtype)
+    y = y + attention("cross_attention")(normed("cross_attention", y), context)
+    y = self._temporal(y.reshape(b, t, h * w, c), "temporal_attention_1", mode)
+    y = y + FeedForward(self.dtype, name="feed_forward")(normed("feed_forward", y))
+
+    y = Dense(c, zero_init=True, dtype=self.dtype, name="out")(y)
+    return x + y.reshape(x.shape)
+
+  def _temporal(self, y: jax.Array, name: str, mode: str) -> jax.Array:
+    """Self-attention over the frames of each pixel, y [B,T,P,C]."""
+    if mode == "image":
+      return y
+    b, t, p, c = y.shape
+    reach = self.temporal_length if self.relative_position else 0
+    z = LayerNorm(name=f"{name}_norm")(y)
+    z = z.swapaxes(1, 2).reshape(b * p, t, c)
+    z = Attention(self.heads, reach, True, self.dtype, name=name)(z, z)
+    return y + z.reshape(b, p, t, c).swapaxes(1, 2)

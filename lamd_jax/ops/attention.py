@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention as einsums, with optional relative positions.
+
+Softmax is in float32 whatever the inputs. Einsums rather than
+`jax.nn.dot_product_attention`: XLA runs them faster on a CPU, and relative positions
+need the logits anyway.
+"""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+
+
+def attention(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  scale: float,
+  *,
+  bias: jax.Array | None = None,
+  value_positions: jax.Array | None = None,
+) -> jax.Array:
+  """Multi-head attention, not causal.
+
+  Args:
+    q: [N,Q,H,D] queries.
+    k: [N,K,H,D] keys.
+    v: [N,K,H,D] values.
+    scale: factor of the dot products.
+    bias: [N,H,Q,K] float32, added to the scaled dot products.
+    value_positions: [Q,K,D], added to the value that query i takes from key j
+      (Shaw et al. 2018, equation 3).
+
+  Returns:
+    [N,Q,H,D] in the dtype of v.
+  """
+  chex.assert_rank([q, k, v], 4)
+  chex.assert_equal_shape([k, v])
+  # Scaling q costs Q*D, scaling the logits Q*K.
+  logits = jnp.einsum("nqhd,nkhd->nhqk", q * scale, k).astype(jnp.float32)
+  if bias is not None:
+    logits = logits + bias
+  weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+  out = jnp.einsum("nhqk,nkhd->nqhd", weights, v)
+  if value_positions is not None:
+    out = out + jnp.einsum("nhqk,qkd->nqhd", weights, value_positions.astype(v.dtype))
+  return out
+
+
+def relative_positions(table: jax.Array, queries: int, keys: int) -> jax.Array:
+  """Looks up R[i,j] = table[clip(j-i, -L, L) + L] (Shaw et al. 2018, section 3.2).
+
+  Args:
+    table: [2L+1,D].
+    queries: number of rows i.
+    keys: number of columns j.
+
+  Returns:
+    [queries,keys,D].
+  """
+  reach = (table.shape[0] - 1) // 2
+  distance = jnp.arange(keys)[None, :] - jnp.arange(queries)[:, None]
+  return table[jnp.clip(distance, -reach, reach) + reach]
+
+
+def position_bias(
+  q: jax.Array, key_positions: jax.Array, scale: float, *, transposed: bool
+) -> jax.Array:
+  """The logits' bias from relative positions of the keys, [N,H,Q,K] float32.
+
+  Shaw et al. 2018, equation 4, adds q_i . R[i,j]. `transposed` instead adds
+  q_j . R[j,i], the mistake that released LVDM weights were trained with; it asks
+  for as many queries as keys.
+
+  Args:
+    q: [N,Q,H,D] queries, not scaled.
+    key_positions: [Q,K,D].
+    scale: factor of the dot products.
+    transposed: see above.
+  """
+  positions = key_positions.astype(q.dtype)
+  form = "njhd,jid->nhij" if transposed else "nihd,ijd->nhij"
+  return (scale * jnp.einsum(form, q, positions)).astype(jnp.float32)
