@@ -13,12 +13,13 @@ import os
 import pathlib
 import sys
 
-from absl import flags
+from typing import NamedTuple
+
 from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
-from ml_collections import config_flags
 
+from lamd_jax import command_line
 from lamd_jax import config as config_lib
 from lamd_jax import run_folder
 from lamd_jax import validation
@@ -49,9 +50,6 @@ All keys and their defaults: lamd_jax/config.py. Data layouts: python -m
 lamd_jax.tools.doctor DIR.
 """
 
-MODES = ("train", "sample", "evaluate")
-
-
 def usage() -> str:
   return USAGE.format(
     sample=" ".join(config_lib.sample_defaults()),
@@ -59,74 +57,50 @@ def usage() -> str:
   )
 
 
-def _define(values: flags.FlagValues) -> None:
-  config_flags.DEFINE_config_file(
-    "config", None, "Config file, FILE[:VARIANT].", lock_config=True, flag_values=values
-  )
-  for name, defaults in (
-    ("sample", config_lib.sample_defaults()),
-    ("eval", config_lib.eval_defaults()),
-  ):
-    config_flags.DEFINE_config_dict(name, defaults, "", flag_values=values)
-  flags.DEFINE_string("workdir", None, "The run's folder.", flag_values=values)
-  flags.DEFINE_enum("mode", "train", MODES, "What to do.", flag_values=values)
-  flags.DEFINE_enum(
-    "resume", "auto", ["auto", "must", "never"], "", flag_values=values
-  )
-  flags.DEFINE_bool("dry_run", False, "Compute nothing.", flag_values=values)
+class Request(NamedTuple):
+  """A command line, resolved and checked."""
+
+  config: ConfigDict
+  workdir: epath.Path
+  sample: ConfigDict
+  evaluation: ConfigDict
 
 
-def parse(argv: list[str]) -> flags.FlagValues:
-  """Parses flags. Raises ConfigError with one line for anything that is wrong."""
-  values = flags.FlagValues()
-  _define(values)
-  try:
-    rest = values(argv)
-  except InputError:
-    raise
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-    raise ConfigError(" ".join(str(error).split())) from error
-  except Exception as error:  # a config file is a program and may raise anything
-    name = type(error).__name__
-    raise ConfigError(f"--config: the file raised {name}: {error}") from error
-  if len(rest) > 1:
-    raise ConfigError(f"{rest[1]}: not a flag; see --help")
-  return values
-
-
-def _workdir(values: flags.FlagValues) -> epath.Path:
-  if values.workdir:
+def _workdir(name: str, config: ConfigDict | None) -> epath.Path:
+  if name:
     # Orbax takes absolute paths alone; a bucket's address is one already.
-    path = epath.Path(values.workdir)
-    return path if "://" in values.workdir else path.expanduser().resolve()
-  if values.config is None:
+    path = epath.Path(name)
+    return path if "://" in name else path.expanduser().resolve()
+  if config is None:
     raise ConfigError("name a --config to train or a --workdir that holds a run")
-  default = pathlib.Path("runs") / f"{values.config.name}-{values.config.variant}"
+  default = pathlib.Path("runs") / f"{config.name}-{config.variant}"
   print(f"lamd_jax: no --workdir given, using {default}", flush=True)
   return epath.Path(default).resolve()
 
 
-def resolve(values: flags.FlagValues) -> tuple[ConfigDict, epath.Path]:
-  """Returns the run's config, checked, and its workdir.
+def resolve(line: command_line.CommandLine) -> Request:
+  """Loads and checks the config.
 
   A run that exists rules: without --config its stored config is taken, and a --config
   that describes another experiment is an error.
   """
   import jax  # Late: a wrong flag should not wait for a device to start.
 
-  workdir = _workdir(values)
+  given = command_line.load_config(line.config) if line.config else None
+  workdir = _workdir(line.workdir, given)
   stored = run_folder.read(workdir)
-  config = values.config
+  config = given if given is not None else stored
   if config is None:
-    if stored is None:
-      raise ConfigError(f"--workdir={workdir}: holds no run; name a --config")
-    config = stored
-  elif stored is not None:
+    raise ConfigError(f"--workdir={workdir}: holds no run; name a --config")
+  config = command_line.apply(config.copy_and_resolve_references(), "config", line)
+  sample = command_line.apply(config_lib.sample_defaults(), "sample", line)
+  evaluation = command_line.apply(config_lib.eval_defaults(), "eval", line)
+  if stored is not None:
     run_folder.check_same(stored, config, workdir)
   validation.check_config(config, jax.device_count())
-  validation.check_sample(values.sample, config)
-  validation.check_eval(values.eval, config)
-  return config, workdir
+  validation.check_sample(sample, config)
+  validation.check_eval(evaluation, config)
+  return Request(config, workdir, sample, evaluation)
 
 
 def run(argv: list[str]) -> int:
@@ -135,21 +109,21 @@ def run(argv: list[str]) -> int:
     print(usage())
     return 0
   try:
-    values = parse(argv)
-    config, workdir = resolve(values)
+    line = command_line.parse(argv[1:])
+    config, workdir, sample_flags, eval_flags = resolve(line)
     # Late: these import everything, and flag errors should be fast.
     from lamd_jax.modes import dry_run
     from lamd_jax.modes import evaluate
     from lamd_jax.modes import sample
     from lamd_jax.modes import train
 
-    if values.dry_run:
+    if line.dry_run:
       return dry_run.run(config)
-    if values.mode == "train":
-      return train.run(config, workdir, values.resume, values.eval)
-    if values.mode == "sample":
-      return sample.run(config, workdir, values.sample)
-    return evaluate.run(config, workdir, values.eval)
+    if line.mode == "train":
+      return train.run(config, workdir, line.resume, eval_flags)
+    if line.mode == "sample":
+      return sample.run(config, workdir, sample_flags)
+    return evaluate.run(config, workdir, eval_flags)
   except InputError as error:
     print(f"lamd_jax: {error}", file=sys.stderr, flush=True)
     return error.exit_code
