@@ -10,7 +10,6 @@ after a preemption signal (a launcher starts the same command again).
 from __future__ import annotations
 
 import os
-import pathlib
 import sys
 
 from typing import NamedTuple
@@ -73,9 +72,7 @@ def _workdir(name: str, config: ConfigDict | None) -> epath.Path:
     return path if "://" in name else path.expanduser().resolve()
   if config is None:
     raise ConfigError("name a --config to train or a --workdir that holds a run")
-  default = pathlib.Path("runs") / f"{config.name}-{config.variant}"
-  print(f"lamd_jax: no --workdir given, using {default}", flush=True)
-  return epath.Path(default).resolve()
+  return epath.Path(f"runs/{config.name}-{config.variant}").resolve()
 
 
 def resolve(line: command_line.CommandLine) -> Request:
@@ -111,6 +108,8 @@ def run(argv: list[str]) -> int:
   try:
     line = command_line.parse(argv[1:])
     config, workdir, sample_flags, eval_flags = resolve(line)
+    if not line.workdir:
+      print(f"lamd_jax: no --workdir given, using {workdir}", flush=True)
     # Late: these import everything, and flag errors should be fast.
     from lamd_jax.modes import dry_run
     from lamd_jax.modes import evaluate

@@ -13,8 +13,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
 # A NumPy or JAX array. `types` may not import jax, so the alias is wide.
 Array = Any
 
@@ -55,10 +53,3 @@ class Conditions(NamedTuple):
   noise_level: Array | None = None  # [B] int32, an embedding is added to that of t
   label: Array | None = None  # [B] int32, likewise
   keep: Mapping[str, Array] | None = None
-
-
-class Clip(NamedTuple):
-  """A finished clip in host memory."""
-
-  frames: np.ndarray  # [T,H,W,3] uint8
-  fps: float  # frames a second

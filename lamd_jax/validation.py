@@ -231,7 +231,8 @@ def _check_diffusion(config: ConfigDict) -> None:
           f"must be below diffusion.beta_end={diffusion.beta_end}")  # fmt: skip
   if diffusion.zero_terminal_snr and diffusion.prediction == "eps":
     _fail("diffusion.prediction", diffusion.prediction,
-          "cannot be learnt at zero terminal SNR, where z holds no signal; use v")  # fmt: skip
+          "cannot be learnt with diffusion.zero_terminal_snr, where the last z holds no"
+          " signal; use v")  # fmt: skip
   if config.train.preview_steps > diffusion.steps:
     _fail("train.preview_steps", config.train.preview_steps,
           f"more than diffusion.steps={diffusion.steps}")  # fmt: skip

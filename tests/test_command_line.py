@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whatever is typed ends in a checked config or in one line and exit code 2."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from lamd_jax import command_line
+from lamd_jax import config as config_lib
+from lamd_jax import main
+from lamd_jax import run_folder
+from lamd_jax import validation
+from lamd_jax.errors import ConfigError
+
+CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
+SKY = f"--config={CONFIGS / 'lvdm_sky.py'}"
+
+
+def _run(tmp_path, capsys, *arguments):
+  code = main.run(["main", f"--workdir={tmp_path / 'run'}", *arguments])
+  return code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  "arguments, words",
+  [
+    ([SKY + ":demox"], ["demox", "paper, demo, gpu"]),
+    ([SKY, "--config.data.sze=3"], ["data.sze", "did you mean data.size"]),
+    ([SKY, "--config.data=3"], ["data", "it has data."]),
+    ([SKY, "--config.data.size=abc"], ["data.size=abc", "expected int"]),
+    ([SKY, "--config.data.size=100"], ["data.size=100", "divisible by 64", "128"]),
+    ([SKY, "--config.data.frames=18"], ["data.frames=18", "factor 4", "16"]),
+    ([SKY, "--config.optim.diffusion.batch=7"], ["batch=7", "accumulate", "8"]),
+    ([SKY, "--config.optim.diffusion.learning_rate=nan"], ["nan", "between 0 and 10"]),
+    ([SKY, "--config.stages=diffusio"], ["diffusio is no stage", "autoencoder"]),
+    ([SKY, "--config.diffusion.zero_terminal_snr=true"], ["eps", "use v"]),
+    (
+      [SKY + ":demo", "--config.optim.diffusion.batch=4096"],
+      ["batch=4096", "larger than the data", "num_videos=2048"],
+    ),
+    ([SKY, "--sample.stepz=3"], ["sample.stepz", "did you mean steps"]),
+    ([SKY, "--sample.steps=5000"], ["sample.steps=5000", "1000"]),
+    ([SKY, "--sample.guidance=2"], ["guidance=2", "1"]),
+    ([SKY, "--eval.clips=1"], ["eval.clips=1", "between 8"]),
+    ([SKY, "--mode=trian"], ["trian", "train, sample, evaluate"]),
+    ([SKY, "--wrkdir=x"], ["wrkdir", "did you mean --workdir"]),
+    ([SKY, "stray"], ["stray", "not a flag"]),
+    (["--config=configs/nowhere.py"], ["nowhere.py", "no such file"]),
+    ([], ["holds no run", "--config"]),
+    ([SKY, "--config.data.root"], ["--config.data.root", "no value"]),
+  ],
+)
+def test_mistakes_are_one_line_and_exit_2(tmp_path, capsys, arguments, words):
+  code, error = _run(tmp_path, capsys, *arguments)
+  assert code == 2
+  assert error.startswith("lamd_jax: ") and error.count("\n") == 1
+  for word in words:
+    assert word in error
+  assert not (tmp_path / "run").exists()
+
+
+def test_mesh_that_does_not_fit_the_devices(tmp_path, capsys):
+  # conftest gives eight devices; a batch of 4 cannot be split over them.
+  code, error = _run(tmp_path, capsys, SKY + ":demo", "--config.optim.diffusion.batch=4")
+  assert code == 2 and "devices = 1 x 8" in error
+
+
+def test_a_broken_config_file_is_one_line(tmp_path, capsys):
+  broken = tmp_path / "broken.py"
+  broken.write_text("def get_config():\n  return 1 / 0\n")
+  code, error = _run(tmp_path, capsys, f"--config={broken}")
+  assert code == 2 and "ZeroDivisionError" in error and error.count("\n") == 1
+
+
+def test_help_fits_a_screen(capsys):
+  assert main.run(["main", "--help"]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) <= 32 and max(map(len, lines)) <= 132
+
+
+def test_every_leaf_has_a_rule():
+  trees = (
+    config_lib.defaults(),
+    config_lib.sample_defaults(),
+    config_lib.eval_defaults(),
+  )
+  known = {*validation.CHOICES, *validation.LIMITS, *validation.FREE_TEXT}
+  known |= set(validation.CHECKED_BELOW)
+  for tree in trees:
+    for key, value in validation.leaves(tree):
+      assert isinstance(value, bool) or validation._pattern(key) in known, key
+
+
+@pytest.mark.parametrize("name", ["lvdm_sky", "lvdm_ucf101", "lvdm_taichi"])
+@pytest.mark.parametrize("variant", ["paper", "demo", "gpu"])
+def test_shipped_configs_are_valid(name, variant):
+  config = command_line.load_config(f"{CONFIGS / name}.py:{variant}")
+  validation.check_config(config, devices=1)
+  assert (config.name, config.variant) == (name, variant)
+
+
+def test_fuzzed_leaves_are_valid_or_exit_2():
+  """Each leaf x wrong type, NaN, negative, huge: a config that passes, or one line."""
+  generator = np.random.default_rng(0)
+  wild = ["nan", "-1", "1e309", "0", "999999999999", "abc", "", "(1,)", "true", "[", "-"]
+  base = config_lib.defaults()
+  for key, _ in validation.leaves(base):
+    for text in wild + [str(generator.integers(-5, 5)) + "x"]:
+      line = command_line.CommandLine(overrides=(("config", key, text),))
+      try:
+        config = command_line.apply(config_lib.defaults(), "config", line)
+        validation.check_config(config, devices=1)
+      except ConfigError as error:
+        assert key.split(".")[-1] in str(error) and "\n" not in str(error)
+
+
+def test_stored_config_rules(tmp_path, capsys):
+  config = command_line.load_config(f"{CONFIGS / 'lvdm_sky'}.py:demo")
+  run_folder.write(run_folder.epath.Path(tmp_path / "run"), config)
+  stored = run_folder.read(run_folder.epath.Path(tmp_path / "run"))
+  assert stored.to_dict() == config.to_dict()
+  code, error = _run(tmp_path, capsys, SKY + ":demo", "--config.data.size=32")
+  assert code == 2 and "data.size=32" in error and "was made with 64" in error
+  # A longer training is the same experiment.
+  longer = ["--config.optim.diffusion.steps=999", "--dry_run"]
+  line = command_line.parse([f"--workdir={tmp_path / 'run'}", *longer])
+  assert main.resolve(line).config.optim.diffusion.steps == 999
