@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""--mode=sample: generates clips from a trained run and writes them to files."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import time
+
+from etils import epath
+from ml_collections import ConfigDict
+import numpy as np
+
+from lamd_jax import api
+from lamd_jax import media
+from lamd_jax import run_folder
+from lamd_jax.training import compile_cache
+
+
+def write_clips(
+  folder: pathlib.Path, clips: list[api.Clip], formats: tuple[str, ...]
+) -> None:
+  """Writes each clip in each format, and all as one sheet."""
+  for i, clip in enumerate(clips):
+    if "mp4" in formats:
+      media.write_mp4(folder / f"{i:03d}.mp4", clip.frames, clip.fps)
+    if "gif" in formats:
+      media.write_gif(folder / f"{i:03d}.gif", clip.frames, clip.fps)
+    if "png" in formats:
+      for t, frame in enumerate(clip.frames):
+        media.write_png(folder / f"{i:03d}" / f"{t:05d}.png", frame)
+  stacked = np.stack([clip.frames for clip in clips])
+  if "npz" in formats:
+    media.write_npz(folder / "samples.npz", stacked)
+  if "mp4" in formats:
+    media.write_mp4(folder / "grid.mp4", media.grid(stacked), clips[0].fps)
+  media.write_png(folder / "sheet.png", media.filmstrip(stacked[:16]))
+
+
+def run(config: ConfigDict, workdir: epath.Path, sample: ConfigDict) -> int:
+  """Samples as `--sample.*` says; returns the exit code."""
+  compile_cache.enable()
+  model = api.from_workdir(config, workdir, sample.weights)
+  name = f"{sample.sampler}-{sample.steps}-seed{sample.seed}"
+  folder = pathlib.Path(sample.out or workdir / "samples" / name)
+  knobs = {k: v for k, v in sample.items() if k not in ("n", "weights", "formats", "out")}
+  started = time.monotonic()
+  show = lambda done, total: print(f"\rsampled {done}/{total} clips", end="", flush=True)
+  clips = model.generate(sample.n, progress=show, **knobs)
+  seconds = time.monotonic() - started
+  print(f" in {seconds:.1f} s, compilation included", flush=True)
+  write_clips(folder, clips, sample.formats)
+  record = {
+    "sample": sample.to_dict(),
+    "config_hash": run_folder.config_hash(config),
+    "run": str(workdir),
+    "frames": list(clips[0].frames.shape),
+    "fps": clips[0].fps,
+  }
+  (folder / "samples.json").write_text(json.dumps(record, indent=2) + "\n")
+  print(f"clips, sheet.png and samples.json are in {folder}")
+  return 0
