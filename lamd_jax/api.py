@@ -28,7 +28,7 @@ from lamd_jax import validation
 from lamd_jax.data import pipeline
 from lamd_jax.errors import ConfigError
 from lamd_jax.errors import WeightsError
-from lamd_jax.systems import SYSTEMS
+from lamd_jax.systems.registry import SYSTEMS
 from lamd_jax.systems import lvdm
 from lamd_jax.training import checkpoints
 from lamd_jax.training import compile_cache

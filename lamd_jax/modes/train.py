@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""--mode=train: trains a system's stages in order, each in its own folder.
+
+A finished stage is skipped, one broken off is resumed. After the last stage the run
+is scored and its gallery written (`train.report`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import hashlib
+import time
+from typing import Any
+
+from etils import epath
+import jax
+from ml_collections import ConfigDict
+import numpy as np
+
+from lamd_jax import run_folder
+from lamd_jax import types
+from lamd_jax.data import pipeline
+from lamd_jax.interchange import perceptual
+from lamd_jax.modes import evaluate
+from lamd_jax.modes import preflight
+from lamd_jax.systems.registry import SYSTEMS
+from lamd_jax.training import checkpoints
+from lamd_jax.training import compile_cache
+from lamd_jax.training import latent_cache
+from lamd_jax.training import loop
+from lamd_jax.training import precision
+from lamd_jax.training import preemption
+from lamd_jax.training import sharding
+from lamd_jax.training import stage as stage_lib
+from lamd_jax.training import writers
+
+
+def _perceptual_params(config: ConfigDict) -> Any:
+  path = config.model.perceptual.weights
+  unused = not config.loss.perceptual_weight or "autoencoder" not in config.stages
+  return None if unused or path == "none" else perceptual.load(path)
+
+
+def _video_loader(config: ConfigDict, batch: int, seed: int) -> pipeline.Loader:
+  return pipeline.loader(
+    config.data,
+    split=config.data.split,
+    batch=batch,
+    seed=seed,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+
+
+def _preview_batch(config: ConfigDict) -> types.VideoBatch | None:
+  if not config.train.preview_every:
+    return None
+  count = config.train.preview_clips
+  video = pipeline.clips(config.data, config.data.eval_split, count, config.seed)
+  return types.VideoBatch(video, np.arange(len(video), dtype=np.int32))
+
+
+def _endless_pixels(config: ConfigDict, batch: int) -> Iterator[types.VideoBatch]:
+  """Training clips in another order than training took them."""
+  loader = _video_loader(config, batch, config.seed + 1)
+  try:
+    yield from loader
+  finally:
+    loader.close()
+
+
+def _cached_latents(
+  stage: stage_lib.Stage,
+  config: ConfigDict,
+  frozen: stage_lib.Frozen,
+  workdir: epath.Path,
+  stop: preemption.Stop,
+) -> loop.Loader:
+  """Encodes the training clips once and serves draws from what was stored."""
+  optim = config.optim[stage.name]
+  count = pipeline.num_videos(config.data, config.data.split)
+  count *= config.train.latent_windows
+  batch = min(optim.batch, count)
+  clips = pipeline.in_order(
+    config.data, config.data.split, batch, config.seed, config.train.latent_windows
+  )
+  dataset = latent_cache.build(
+    stage,
+    frozen,
+    clips,
+    count,
+    workdir / "latent_cache",
+    data_key=pipeline.fingerprint(config.data, config.data.split)
+    + str(config.train.latent_windows),
+    stop=stop,
+  )
+  return latent_cache.loader(
+    dataset,
+    batch=optim.batch,
+    seed=config.seed,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+
+
+def _train_stage(
+  stage: stage_lib.Stage,
+  config: ConfigDict,
+  workdir: epath.Path,
+  resume: str,
+  stop: preemption.Stop,
+) -> loop.Result:
+  folder = workdir / stage.name
+  optim = config.optim[stage.name]
+  frozen = {
+    name: checkpoints.load_weights(
+      workdir / name, "ema", config.train.checkpoint_verify
+    )
+    for name in stage.needs
+  }
+  mesh = sharding.make_mesh(config.train.mesh)
+  if stage.needs and config.train.latent_cache:
+    loader = _cached_latents(stage, config, frozen, workdir, stop)
+  else:
+    loader = _video_loader(config, optim.batch, config.seed)
+  writer = writers.for_stage(
+    folder,
+    stage=stage.name,
+    steps=optim.steps,
+    fps=pipeline.fps(config.data),
+    tensorboard=config.train.tensorboard,
+  )
+  try:
+    return loop.train(
+      stage,
+      config=config,
+      workdir=folder,
+      frozen=frozen,
+      loader=loader,
+      preview_batch=_preview_batch(config),
+      finish_batches=lambda: _endless_pixels(config, optim.batch),
+      mesh=mesh,
+      resume=resume,
+      stop=stop,
+      writer=writer,
+    )
+  finally:
+    loader.close()
+    writer.close()
+
+
+def run(
+  config: ConfigDict, workdir: epath.Path, resume: str, evaluation: ConfigDict
+) -> int:
+  """Trains what is not yet trained; returns the exit code."""
+  preflight.check_inputs(config)
+  pipeline.check(config.data, config.data.split)
+  compile_cache.enable()
+  stop = preemption.Stop().install()
+  system = SYSTEMS[config.system](config, precision.compute_dtype(config.train.compute))
+  stages = system.stages(_perceptual_params(config))
+  run_folder.write(workdir, config)
+  print(f"lamd_jax: {config.name}:{config.variant} in {workdir}", flush=True)
+  for stage in stages:
+    if stage.name not in config.stages:
+      continue
+    if checkpoints.finished(workdir / stage.name):
+      print(f"{stage.name}: finished before, skipped", flush=True)
+      continue
+    started = time.monotonic()
+    try:
+      result = _train_stage(stage, config, workdir, resume, stop)
+    except preemption.Preempted:
+      return preemption.EXIT_CODE
+    if result.status == "preempted":
+      return preemption.EXIT_CODE
+    seconds = time.monotonic() - started
+    print(f"{stage.name}: {result.step} steps in {seconds:.0f} s", flush=True)
+  trained = all(checkpoints.finished(workdir / s) for s in system.generates_with)
+  if config.train.report and trained:
+    evaluate.report(config, workdir, evaluation)
+  print(
+    f"\nconfig       {workdir / 'config.json'}"
+    + "".join(
+      f"\n{name:<12} {workdir / name}: checkpoints, metrics.jsonl, samples"
+      for name in config.stages
+    )
+    + f"\nsample more  python -m lamd_jax.main --workdir={workdir} --mode=sample",
+    flush=True,
+  )
+  return 0
