@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starts the connection between processes, only where several are expected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import os
+
+from absl import logging
+import jax
+
+from lamd_jax.errors import ConfigError
+
+TIMEOUT_SECONDS = 300  # nodes of a job may start minutes apart
+
+# Variables that hold the number of processes, and who sets them.
+_COUNTS = {
+  "JAX_NUM_PROCESSES": "set by hand",
+  "SLURM_NTASKS": "SLURM",
+  "OMPI_COMM_WORLD_SIZE": "Open MPI",
+  "SKYPILOT_NUM_NODES": "SkyPilot",
+}
+# Variables that list the hosts of a TPU slice, separated by commas.
+_HOST_LISTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
+
+
+class DistributedError(ConfigError):
+  """The processes of this job did not find each other."""
+
+
+def expected_processes(environment: Mapping[str, str] = os.environ) -> int:
+  """Returns how many processes the launcher started, as far as it says; at least 1."""
+  for name in _COUNTS:
+    value = environment.get(name, "")
+    # SLURM_NTASKS is also set in an interactive allocation, outside of srun, where
+    # this process is alone: a step id marks the ones srun started.
+    if name == "SLURM_NTASKS" and "SLURM_STEP_NODELIST" not in environment:
+      continue
+    if value.isdigit():
+      return max(1, int(value))
+  for name in _HOST_LISTS:
+    if environment.get(name):
+      return len(environment[name].split(","))
+  return 1
+
+
+def _arguments(environment: Mapping[str, str], processes: int) -> dict[str, object]:
+  """Arguments of jax.distributed.initialize; empty where JAX detects the cluster."""
+  if "JAX_NUM_PROCESSES" in environment:
+    missing = [
+      name
+      for name in ("JAX_COORDINATOR_ADDRESS", "JAX_PROCESS_ID")
+      if name not in environment
+    ]
+    if missing:
+      raise DistributedError(
+        f"JAX_NUM_PROCESSES={processes} is set but not {', '.join(missing)}: set all"
+        " three, or none to run alone"
+      )
+    return dict(
+      coordinator_address=environment["JAX_COORDINATOR_ADDRESS"],
+      num_processes=processes,
+      process_id=int(environment["JAX_PROCESS_ID"]),
+    )
+  if "SKYPILOT_NUM_NODES" in environment:
+    first = environment.get("SKYPILOT_NODE_IPS", "").split("\n")[0].strip()
+    return dict(
+      coordinator_address=f"{first}:8476",
+      num_processes=processes,
+      process_id=int(environment.get("SKYPILOT_NODE_RANK", "0")),
+    )
+  return {}
+
+
+def initialize(
+  timeout_seconds: int = TIMEOUT_SECONDS,
+  environment: Mapping[str, str] = os.environ,
+) -> bool:
+  """Connects the processes if there are several; call it before any other JAX call.
+
+  Args:
+    timeout_seconds: how long to wait for the others.
+    environment: the environment variables to read.
+
+  Returns:
+    Whether several processes are connected.
+
+  Raises:
+    DistributedError: the others did not come within the timeout.
+  """
+  processes = expected_processes(environment)
+  if processes == 1:
+    return False
+  arguments = _arguments(environment, processes)
+  try:
+    jax.distributed.initialize(initialization_timeout=timeout_seconds, **arguments)
+  except (RuntimeError, ValueError) as error:
+    raise DistributedError(
+      f"{processes} processes are expected but they did not connect within"
+      f" {timeout_seconds} s ({str(error).splitlines()[0]}). Start all of them, check"
+      " that the coordinator's port is open, or unset"
+      f" {', '.join(name for name in _COUNTS if name in environment)} to run alone"
+    ) from error
+  logging.info("process %d of %d", jax.process_index(), jax.process_count())
+  return True

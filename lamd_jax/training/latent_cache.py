@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Latents computed once and kept: mean and log-variance of a fixed table of clips.
+
+The folder of a cache is named by a hash of all that its numbers depend on, so a cache
+of other weights or other clips is never read by mistake. What is stored is the
+posterior; each visit of the training step draws from it afresh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+import functools
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+from absl import logging
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+from lamd_jax import types
+from lamd_jax.errors import ConfigError
+from lamd_jax.training import preemption
+from lamd_jax.training import sharding
+from lamd_jax.training.stage import Frozen, Stage
+
+_COMPLETE = "complete.json"
+_PROGRESS = "progress.json"
+
+
+def key(frozen: Frozen, description: Mapping[str, Any]) -> str:
+  """Returns the name of a cache.
+
+  Args:
+    frozen: the weights that encode; every array of them enters, by path and bytes.
+    description: JSON values that fix the clips: the data config, the hash of the
+      index, the clip table or how it is drawn.
+  """
+  digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+  for path, leaf in jax.tree_util.tree_leaves_with_path(_plain(frozen)):
+    array = np.ascontiguousarray(leaf)
+    name = f"{jax.tree_util.keystr(path)}:{array.dtype}:{array.shape}"
+    digest.update(name.encode())
+    digest.update(array.tobytes())
+  return digest.hexdigest()[:32]
+
+
+class LatentDataset(NamedTuple):
+  """A complete cache, memory-mapped; row i is clip i of the table."""
+
+  mean: np.ndarray  # [N,t,h,w,c] float32
+  log_variance: np.ndarray  # [N,t,h,w,c] float32
+  label: np.ndarray | None  # [N] int32
+
+  def __len__(self) -> int:
+    return len(self.mean)
+
+
+def load(directory: str | os.PathLike[str]) -> LatentDataset | None:
+  """Opens a complete cache; None if there is none."""
+  folder = _local(directory)
+  if not (folder / _COMPLETE).exists():
+    return None
+  fields = json.loads((folder / _COMPLETE).read_text())["fields"]
+  arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in fields}
+  return LatentDataset(arrays["mean"], arrays["log_variance"], arrays.get("label"))
+
+
+def build(
+  stage: Stage,
+  frozen: Frozen,
+  batches: Callable[[int], Iterator[types.VideoBatch]],
+  count: int,
+  directory: str | os.PathLike[str],
+  stop: preemption.Stop,
+) -> LatentDataset:
+  """Fills a cache, or opens it, or completes one that was broken off.
+
+  Args:
+    stage: its `encode` is what is stored.
+    frozen: the weights that encode.
+    batches: `batches(first)` yields the clips of the table in order from clip `first`
+      on; with several processes, all clips on process 0.
+    count: clips in the table.
+    directory: a local folder whose last part is `key(...)`.
+    stop: polled after each batch.
+
+  Raises:
+    preemption.Preempted: asked to stop; what is done is kept.
+  """
+  found = load(directory)
+  if found is None and jax.process_index() == 0:
+    _fill(stage, frozen, batches, count, _local(directory), stop)
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices("latent cache")
+  found = load(directory)
+  if found is None:
+    raise preemption.Preempted  # process 0 was asked to stop
+  return found
+
+
+def _fill(
+  stage: Stage,
+  frozen: Frozen,
+  batches: Callable[[int], Iterator[types.VideoBatch]],
+  count: int,
+  folder: pathlib.Path,
+  stop: preemption.Stop,
+) -> None:
+  partial = folder.with_name(f"{folder.name}.partial")
+  partial.mkdir(parents=True, exist_ok=True)
+  progress = partial / _PROGRESS
+  done = json.loads(progress.read_text())["done"] if progress.exists() else 0
+  arrays: dict[str, np.ndarray] = {}
+  encode = _encoder(stage, frozen)
+  for batch in batches(done) if done < count else ():
+    if stop.requested():
+      _stopped(done, count)
+      return
+    rows = min(len(batch.index), count - done)
+    fields = {name: x[:rows] for name, x in encode(batch).items()}
+    arrays = arrays or _open(partial, fields, count, resume=done > 0)
+    for name, values in fields.items():
+      arrays[name][done : done + rows] = values
+      arrays[name].flush()
+    done += rows
+    # After the arrays: what it says is done is on disk.
+    _replace(progress, {"done": done, "fields": sorted(arrays)})
+    if done == count:
+      break
+  if done < count:
+    raise ConfigError(f"latent cache: the clips ended at {done} of {count}")
+  names = json.loads(progress.read_text())["fields"]
+  _replace(partial / _COMPLETE, {"count": count, "fields": names})
+  partial.rename(folder)
+
+
+def _encoder(
+  stage: Stage, frozen: Frozen
+) -> Callable[[types.VideoBatch], dict[str, np.ndarray]]:
+  """Returns a function from a batch to NumPy fields, over this process's devices."""
+  mesh = sharding.make_mesh("dp", jax.local_devices())
+  whole = sharding.replicated(mesh)
+  weights = jax.device_put(_plain(frozen), whole)
+  run = jax.jit(stage.encode, out_shardings=whole)
+
+  def encode(batch: types.VideoBatch) -> dict[str, np.ndarray]:
+    even = len(batch.index) % sharding.batch_parts(mesh) == 0
+    placed = jax.device_put(batch, sharding.batch_sharding(mesh) if even else whole)
+    latents = run(weights, placed)
+    if latents is None:
+      raise ConfigError(
+        f"train.latent_cache: stage {stage.name} trains on pixels, not on latents"
+      )
+    fields = jax.device_get(latents)._asdict()
+    del fields["index"]  # a visit's index is its place in the training order
+    return {name: x for name, x in fields.items() if x is not None}
+
+  return encode
+
+
+def _open(
+  folder: pathlib.Path, fields: Mapping[str, np.ndarray], count: int, resume: bool
+) -> dict[str, np.ndarray]:
+  mode = "r+" if resume else "w+"
+  create = functools.partial(np.lib.format.open_memmap, mode=mode)
+  return {
+    name: create(folder / f"{name}.npy", dtype=x.dtype, shape=(count, *x.shape[1:]))
+    for name, x in fields.items()
+  }
+
+
+def _replace(path: pathlib.Path, record: Mapping[str, Any]) -> None:
+  partial = path.with_suffix(".part")
+  partial.write_text(json.dumps(record))
+  os.replace(partial, path)
+
+
+def _stopped(done: int, count: int) -> None:
+  logging.warning("latent cache: stopped after %d of %d clips", done, count)
+  if jax.process_count() == 1:
+    raise preemption.Preempted
+
+
+def _plain(frozen: Frozen) -> dict[str, dict[str, Any]]:
+  """As nested dicts, which jax knows as pytrees whatever mapping came."""
+  return {name: dict(weights) for name, weights in frozen.items()}
+
+
+def _local(directory: str | os.PathLike[str]) -> pathlib.Path:
+  if "://" in os.fspath(directory):
+    raise ConfigError(
+      f"train.latent_cache: {directory} is not a local folder, and the cache is"
+      " memory-mapped: set train.latent_cache=False, or a workdir on a disk"
+    )
+  return pathlib.Path(directory)
+
+
+class LatentLoader:
+  """Endless shuffled batches of a cache; the order is a function of (seed, step)."""
+
+  def __init__(
+    self,
+    dataset: LatentDataset,
+    *,
+    batch: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+  ):
+    """Args as for `data.pipeline.loader`; `batch` is the global one.
+
+    Each process gets the rows i::n of a global batch, as Grain's iterator does.
+    """
+    if batch % process_count:
+      raise ConfigError(
+        f"optim.batch={batch} does not divide over {process_count} processes"
+      )
+    self._dataset = dataset
+    self._batch = batch
+    self._seed = seed
+    self._rows = slice(process_index, None, process_count)
+    self._next = 0  # place of the next batch's first example in the global order
+    self._epoch = functools.lru_cache(maxsize=2)(self._permutation)
+
+  def __iter__(self) -> Iterator[types.LatentBatch]:
+    return self
+
+  def __next__(self) -> types.LatentBatch:
+    places = np.arange(self._next, self._next + self._batch)[self._rows]
+    self._next += self._batch
+    rows = np.array([self._row(int(place)) for place in places])
+    label = self._dataset.label
+    return types.LatentBatch(
+      mean=self._dataset.mean[rows],
+      log_variance=self._dataset.log_variance[rows],
+      index=places.astype(np.int32),
+      label=None if label is None else np.asarray(label[rows]),
+    )
+
+  def get_state(self) -> dict[str, Any]:
+    return {"next_index": self._next}
+
+  def set_state(self, state: dict[str, Any]) -> None:
+    self._next = int(state["next_index"])
+
+  def close(self) -> None:
+    """Nothing is open but memory maps."""
+
+  def _row(self, place: int) -> int:
+    epoch, within = divmod(place, len(self._dataset))
+    return int(self._epoch(epoch)[within])
+
+  def _permutation(self, epoch: int) -> np.ndarray:
+    key_bits = [self._seed, epoch]
+    generator = np.random.Generator(np.random.Philox(key=np.array(key_bits, np.uint64)))
+    return generator.permutation(len(self._dataset))

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AdamW, learning-rate schedules, clipping and moving averages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import numpy as np
+import optax
+
+from lamd_jax.errors import ConfigError
+
+Tree = Any
+SCHEDULES = ("constant", "cosine")
+
+
+def learning_rate(optim: ConfigDict) -> Callable[[jax.Array], jax.Array]:
+  """Returns the learning rate as a function of the number of updates made so far.
+
+  A linear warm-up over `warmup` updates, its first at 1/warmup of the rate and not at
+  0, then `constant`, or `cosine` down to `final_fraction` of the rate at `steps`.
+  """
+  if optim.schedule not in SCHEDULES:
+    raise ConfigError(
+      f"optim.schedule={optim.schedule!r} is not one of {', '.join(SCHEDULES)}"
+    )
+  peak, warmup, last = optim.learning_rate, optim.warmup, optim.final_fraction
+  cosine = optim.schedule == "cosine"
+  decaying = max(1, optim.steps - warmup)
+
+  def rate(updates: jax.Array) -> jax.Array:
+    n = jnp.asarray(updates, jnp.float32)
+    warm = jnp.minimum(1.0, (n + 1) / max(1, warmup))
+    if not cosine:
+      return peak * warm
+    progress = jnp.clip((n - warmup) / decaying, 0.0, 1.0)
+    return peak * warm * (last + (1 - last) * 0.5 * (1 + jnp.cos(math.pi * progress)))
+
+  return rate
+
+
+def make(optim: ConfigDict) -> optax.GradientTransformation:
+  """Returns AdamW as in Loshchilov & Hutter (and torch); with no decay it is Adam.
+
+  The decay is decoupled and scaled by the learning rate, and acts on all parameters.
+  Every part is element-wise, which is what lets `bundles` pack the arrays.
+  """
+  parts = [optax.scale_by_adam(b1=optim.b1, b2=optim.b2, eps=optim.epsilon)]
+  if optim.weight_decay:
+    parts.append(optax.add_decayed_weights(optim.weight_decay))
+  return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate(optim)))
+
+
+def init(optimizer: optax.GradientTransformation, params: Tree) -> Tree:
+  """Returns the optimizer's first state, in NumPy: Adam's starts at zero throughout.
+
+  `optimizer.init` itself would compile one small program per shape.
+  """
+  shapes = jax.eval_shape(optimizer.init, params)
+  return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+
+
+def clip(gradients: Tree, norm: jax.Array, limit: float) -> Tree:
+  """Scales `gradients`, of global norm `norm`, to at most `limit`; 0 leaves them."""
+  if not limit:
+    return gradients
+  # norm > limit > 0 wherever the quotient is used.
+  scale = jnp.where(norm > limit, limit / jnp.maximum(norm, limit), 1.0)
+  return jax.tree.map(lambda g: g * scale, gradients)
+
+
+def ema_decay(optim: ConfigDict, updates: jax.Array) -> jax.Array:
+  """Decay of the moving average at update number `updates` (the first is 1).
+
+  With warm-up it is min(decay, (1+n)/(10+n)), so that the average is not held back by
+  the initial parameters.
+  """
+  n = jnp.asarray(updates, jnp.float32)
+  if not optim.ema_warmup:
+    return jnp.full_like(n, optim.ema_decay)
+  return jnp.minimum(optim.ema_decay, (1 + n) / (10 + n))

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SIGTERM means: finish the step, save, leave with exit code 75.
+
+The handler only sets a flag. Whoever runs for long (training, previews, filling the
+latent cache, a stage's `finish`) polls it: a flag that is looked at only between
+training steps is missed while something else runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import os
+import signal
+import types as python_types
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+EXIT_CODE = 75  # what main exits with; launchers requeue on it
+# With several processes the flag is exchanged every so many polls: each exchange
+# waits for the device, so it should not happen at every step.
+POLLS_PER_EXCHANGE = 8
+
+
+class Preempted(Exception):
+  """Raised out of a long host loop when the run was asked to stop."""
+
+
+class Stop:
+  """The flag. Make one in main, `install()` it, and pass it to whoever polls."""
+
+  def __init__(self) -> None:
+    self._requested = False
+
+  def install(self) -> Stop:
+    """Listens to SIGTERM; only the main thread may. Returns itself."""
+    signal.signal(signal.SIGTERM, self._on_signal)
+    return self
+
+  def request(self) -> None:
+    """Sets the flag, as a first SIGTERM does."""
+    self._requested = True
+
+  def requested(self) -> bool:
+    """Whether this process was asked to stop."""
+    return self._requested
+
+  def _on_signal(self, number: int, frame: python_types.FrameType | None) -> None:
+    del frame
+    if self._requested:
+      # Asked twice: whoever asks does not want to wait for the save.
+      os._exit(128 + number)
+    self._requested = True
+
+
+def agreed(stop: Stop, poll: int) -> bool:
+  """Whether all processes leave now. Every process calls it with the same `poll`.
+
+  A process that left alone would leave the others hanging in a collective, so with
+  several processes the flags are gathered, every POLLS_PER_EXCHANGE polls.
+  """
+  if jax.process_count() == 1:
+    return stop.requested()
+  if poll % POLLS_PER_EXCHANGE:
+    return False
+  with jax.transfer_guard("allow"):
+    flags = multihost_utils.process_allgather(np.asarray(stop.requested()))
+  return bool(np.any(flags))
+
+
+def until_stopped(items: Iterator[Any], stop: Stop) -> Iterator[Any]:
+  """Yields from `items`; raises Preempted once the run was asked to stop."""
+  for poll, item in enumerate(items):
+    if agreed(stop, poll):
+      raise Preempted
+    yield item

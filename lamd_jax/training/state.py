@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training state: all that a checkpoint holds beside the place in the data."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+import numpy as np
+
+from lamd_jax.training import optimizers
+from lamd_jax.training.stage import Stage, Tree
+
+
+class Guard(NamedTuple):
+  """Counters of steps that were skipped because a number was not finite.
+
+  Steps are counted from 1; 0 means never. They live in the state, on the device, so
+  that nothing has to be fetched at each step and a resumed run keeps counting.
+  """
+
+  in_row: Any  # [] int32, skipped steps up to now without a good one between
+  skipped: Any  # [] int32, in all
+  last: Any  # [] int32, the last skipped step
+  tripped: Any  # [] int32, the step at which in_row reached the limit
+
+
+class State(NamedTuple):
+  """What one step turns into the next. Donated to the step, hence never to be kept."""
+
+  step: Any  # [] int32, steps done
+  params: dict[str, Tree]  # by parameter group, float32
+  ema: dict[str, Tree]  # moving averages of the groups that keep one
+  opt_state: dict[str, Tree]  # by parameter group
+  extras: Tree  # the stage's own: running statistics and the like
+  guard: Guard
+
+
+def averaged_groups(stage: Stage, optim: ConfigDict) -> tuple[str, ...]:
+  """The groups that keep a moving average under this config."""
+  return tuple(stage.averaged) if optim.ema_decay > 0 else ()
+
+
+def create(stage: Stage, optim: ConfigDict, seed: int) -> State:
+  """Returns the state before the first step, as NumPy arrays."""
+  params, extras = stage.init(seed)
+  if set(params) != set(stage.groups):
+    raise ValueError(
+      f"stage {stage.name}: init returned groups {sorted(params)}, declared are"
+      f" {sorted(stage.groups)}"
+    )
+  optimizer = optimizers.make(optim)
+  zero = lambda: np.zeros((), np.int32)
+  return State(
+    step=zero(),
+    params=params,
+    ema={g: params[g] for g in averaged_groups(stage, optim)},
+    opt_state={g: optimizers.init(optimizer, params[g]) for g in stage.groups},
+    extras=extras,
+    guard=Guard(zero(), zero(), zero(), zero()),
+  )
+
+
+def abstract(state: State, shardings: State) -> State:
+  """Returns ShapeDtypeStructs with shardings: what a checkpoint is restored onto."""
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings
+  )
+
+
+def averaged(params: dict[str, Tree], ema: dict[str, Tree]) -> dict[str, Tree]:
+  """Returns the parameters, averages in place of raw ones where they exist."""
+  return {**params, **ema}

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compiled training step: one pure function (state, batch) -> (state, report).
+
+In order: gradients of the sum of the groups' losses, over micro-batches; one global
+norm per group; the finite guard; clip, update and average, per group; counters. If any
+loss or gradient is not finite, everything but the counters stays as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import optax
+
+from lamd_jax import rng
+from lamd_jax.training import bundles as bundles_lib
+from lamd_jax.training import optimizers
+from lamd_jax.training import sharding
+from lamd_jax.training.stage import Batch, Frozen, Stage, StageOutput, Tree
+from lamd_jax.training.state import Guard, State
+
+
+class Report(NamedTuple):
+  """What a step says about itself; small, replicated, fetched only to be logged."""
+
+  metrics: dict[str, jax.Array]  # float32 scalars
+  guard: Guard
+
+
+# (state, frozen, root key, batch) -> (state, report)
+Step = Callable[[State, Frozen, jax.Array, Batch], tuple[State, Report]]
+
+
+def build(
+  stage: Stage,
+  variant: str,
+  *,
+  optim: ConfigDict,
+  max_nonfinite: int,
+  mesh: Mesh,
+  shardings: State,
+  frozen_shardings: Tree,
+) -> Step:
+  """Returns the jitted step of one variant; it compiles when first called.
+
+  Args:
+    stage: what is trained.
+    variant: one of `stage.variants`.
+    optim: the stage's `config.optim`.
+    max_nonfinite: skipped steps in a row at which the guard trips.
+    mesh: the mesh; the caller is inside `jax.set_mesh(mesh)`.
+    shardings: a NamedSharding for each array of the state, which is donated.
+    frozen_shardings: likewise for `frozen`.
+  """
+  optimizer = optimizers.make(optim)
+  rate = optimizers.learning_rate(optim)
+
+  def step(state: State, frozen: Frozen, root: jax.Array, batch: Batch):
+    streams = rng.Streams(root, state.step)
+    forward = lambda params, extras, part: _checked(
+      stage, stage.forward(params, extras, frozen, part, streams, variant), extras
+    )
+    gradients, output = _gradients(
+      forward, state, batch, optim.accumulate, mesh, shardings.params
+    )
+    plans = {
+      g: bundles_lib.Bundles(state.params[g], shardings.params[g]) for g in stage.groups
+    }
+    packed = {g: plans[g].pack(gradients[g]) for g in stage.groups}
+    norms = {g: optax.global_norm(packed[g]) for g in stage.groups}
+    finite = jnp.all(
+      jnp.isfinite(jnp.stack([*output.losses.values(), *norms.values()]))
+    )
+    guard = _count(state.guard, finite, state.step + 1, max_nonfinite)
+    updates = state.step - state.guard.skipped  # made before this step
+    decay = optimizers.ema_decay(optim, updates + 1)
+
+    params, ema, opt_state = {}, {}, {}
+    metrics = dict(output.metrics)
+    for g in stage.groups:
+      clipped = optimizers.clip(packed[g], norms[g], optim.clip_norm)
+      new, params[g], opt_state[g] = _update(
+        plans[g], optimizer, clipped, state.params[g], state.opt_state[g], finite
+      )
+      if g in state.ema:
+        ema[g] = _average(plans[g], new, state.ema[g], decay, finite)
+      metrics[f"loss/{g}"] = output.losses[g]
+      metrics[f"gradient_norm/{g}"] = norms[g]
+      metrics[f"parameter_norm/{g}"] = optax.global_norm(new)
+    metrics["learning_rate"] = rate(updates)
+    metrics["skipped_steps"] = guard.skipped
+    metrics = {name: jnp.asarray(x, jnp.float32) for name, x in metrics.items()}
+    extras = _keep_unless(finite, output.extras, state.extras)
+    state = State(state.step + 1, params, ema, opt_state, extras, guard)
+    return state, Report(metrics, guard)
+
+  whole = sharding.replicated(mesh)
+  return jax.jit(
+    step,
+    in_shardings=(shardings, frozen_shardings, whole, sharding.batch_sharding(mesh)),
+    out_shardings=(shardings, whole),
+    donate_argnums=0,
+  )
+
+
+def _checked(stage: Stage, output: StageOutput, extras: Tree) -> StageOutput:
+  """Checks, while tracing, that a stage keeps the protocol."""
+  if set(output.losses) != set(stage.groups):
+    raise ValueError(
+      f"stage {stage.name}: forward returned losses {sorted(output.losses)}, the groups"
+      f" are {sorted(stage.groups)}"
+    )
+  # Otherwise the step would be traced again at its second call.
+  chex.assert_trees_all_equal_shapes_and_dtypes(output.extras, extras)
+  return output
+
+
+def _gradients(
+  forward: Callable[[Tree, Tree, Batch], StageOutput],
+  state: State,
+  batch: Batch,
+  parts: int,
+  mesh: Mesh,
+  shardings: Tree,
+) -> tuple[Tree, StageOutput]:
+  """Returns the gradient of the summed losses, averaged over `parts` micro-batches."""
+
+  def total(params: Tree, extras: Tree, part: Batch):
+    output = forward(params, extras, part)
+    return sum(output.losses.values()), output
+
+  differentiate = jax.grad(total, has_aux=True)
+  if parts == 1:
+    gradients, output = differentiate(state.params, state.extras, batch)
+    return sharding.constrain(gradients, shardings), output
+
+  def one(carry: tuple[Tree, Tree], part: Batch):
+    sums, extras = carry
+    gradients, output = differentiate(state.params, extras, part)
+    sums = jax.tree.map(lambda s, g: s + g.astype(jnp.float32), sums, gradients)
+    scalars = (output.losses, output.metrics)
+    return (sharding.constrain(sums, shardings), output.extras), scalars
+
+  zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), state.params)
+  carry = (sharding.constrain(zeros, shardings), state.extras)
+  (sums, extras), scalars = jax.lax.scan(one, carry, _split(batch, parts, mesh))
+  losses, metrics = jax.tree.map(lambda x: jnp.mean(x, axis=0), scalars)
+  gradients = jax.tree.map(lambda s: s / parts, sums)
+  return gradients, StageOutput(losses, extras, metrics)
+
+
+def _split(batch: Batch, parts: int, mesh: Mesh) -> Batch:
+  """Cuts [B,...] into [parts, B/parts, ...]; part k holds the rows k, k+parts, ..."""
+  placed = NamedSharding(mesh, PartitionSpec(None, sharding.BATCH_AXES))
+
+  def one(x: jax.Array) -> jax.Array:
+    # The other order, reshape(parts, B/parts), would move rows between devices.
+    x = x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+    return jax.lax.with_sharding_constraint(x, placed)
+
+  return jax.tree.map(one, batch)
+
+
+def _keep_unless(finite: jax.Array, new: Tree, old: Tree) -> Tree:
+  return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+
+
+def _count(guard: Guard, finite: jax.Array, step: jax.Array, limit: int) -> Guard:
+  in_row = jnp.where(finite, 0, guard.in_row + 1)
+  trips = (in_row >= limit) & (guard.tripped == 0)
+  return Guard(
+    in_row=in_row,
+    skipped=guard.skipped + jnp.where(finite, 0, 1),
+    last=jnp.where(finite, guard.last, step),
+    tripped=jnp.where(trips, step, guard.tripped),
+  )
+
+
+def _update(
+  plan: bundles_lib.Bundles,
+  optimizer: optax.GradientTransformation,
+  gradients: Tree,
+  params: Tree,
+  opt_state: Tree,
+  finite: jax.Array,
+) -> tuple[Tree, Tree, Tree]:
+  """Updates one group; returns its packed parameters, parameters, optimizer state."""
+  old, old_state = plan.pack(params), plan.pack_state(opt_state)
+  changes, new_state = optimizer.update(gradients, old_state, old)
+  new = _keep_unless(finite, optax.apply_updates(old, changes), old)
+  new_state = _keep_unless(finite, new_state, old_state)
+  return new, plan.unpack(new), plan.unpack_state(new_state)
+
+
+def _average(
+  plan: bundles_lib.Bundles,
+  new: Tree,
+  average: Tree,
+  decay: jax.Array,
+  finite: jax.Array,
+) -> Tree:
+  """Moves a group's average towards its new parameters (packed)."""
+  old = plan.pack(average)
+  moved = optax.incremental_update(new, old, 1 - decay)
+  return plan.unpack(_keep_unless(finite, moved, old))
