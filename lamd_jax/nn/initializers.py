@@ -112,12 +112,15 @@ def shapes(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
   return nn.unbox(_boxed(module, args, kwargs))
 
 
-def initialize(module: nn.Module, seed: int, *args: Any, **kwargs: Any) -> Any:
+def initialize(
+  module: nn.Module, seed: int | None, *args: Any, **kwargs: Any
+) -> Any:
   """Initialises `module` on the host.
 
   Args:
     module: a Linen module all of whose parameters use this file's initialisers.
-    seed: the seed; each parameter's numbers depend on it and on its path alone.
+    seed: the seed; each parameter's numbers depend on it and on its path alone. None
+      gives shapes in place of numbers, in no time.
     *args: what the module's `__call__` takes; arrays may be ShapeDtypeStructs.
     **kwargs: likewise; static values are passed on as they are.
 
@@ -125,6 +128,8 @@ def initialize(module: nn.Module, seed: int, *args: Any, **kwargs: Any) -> Any:
     The module's collections, `{"params": ...}` and perhaps `"batch_stats"`, as
     nested dicts of NumPy arrays.
   """
+  if seed is None:
+    return shapes(module, *args, **kwargs)
   boxed = _boxed(module, args, kwargs)
   is_box = lambda x: isinstance(x, Described)
   return jax.tree_util.tree_map_with_path(

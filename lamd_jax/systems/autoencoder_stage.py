@@ -62,7 +62,7 @@ class AutoencoderStage:
   def variant_at(self, step: int) -> str:
     return "video"
 
-  def init(self, seed: int) -> tuple[dict[str, Tree], Tree]:
+  def init(self, seed: int | None) -> tuple[dict[str, Tree], Tree]:
     data = self._config.data
     video = jax.ShapeDtypeStruct(
       (1, data.frames, data.size, data.size, 3), jnp.float32

@@ -63,7 +63,7 @@ class DiffusionStage:
   def variant_at(self, step: int) -> str:
     return "video"
 
-  def init(self, seed: int) -> tuple[dict[str, Tree], Tree]:
+  def init(self, seed: int | None) -> tuple[dict[str, Tree], Tree]:
     system = self._system
     z = jax.ShapeDtypeStruct((1, *system.latent_shape), jnp.float32)
     t = jax.ShapeDtypeStruct((1,), jnp.float32)

@@ -60,8 +60,9 @@ class Stage(Protocol):
   def variant_at(self, step: int) -> str:
     """The variant of this step: a function of the step alone, equal on all hosts."""
 
-  def init(self, seed: int) -> tuple[dict[str, Tree], Tree]:
-    """Returns ({group: parameters}, extras) as NumPy trees; compiles nothing."""
+  def init(self, seed: int | None) -> tuple[dict[str, Tree], Tree]:
+    """Returns ({group: parameters}, extras) as NumPy trees; compiles nothing. A seed of
+    None gives shapes in place of the parameters' numbers."""
 
   def forward(
     self,
