@@ -104,12 +104,12 @@ def _rule(path: tuple[str, ...], params: keys.Params) -> keys.Rule:
 
 def _block(name: str, params: keys.Params):
   """Returns where a block's parameters lie in the release, and its table of parts."""
-  side, rest = name.split("_", 1)
+  side, _, rest = name.partition("_")
   if side == "middle":
     prefix = f"middle_block.{_MIDDLE[rest]}"
-    kind = rest.split("_")[0]
+    kind = rest.partition("_")[0]
   else:
-    number, kind = rest.split("_")
+    number, _, kind = rest.partition("_")
     blocks = {"down": "input_blocks", "up": "output_blocks"}[side]
     # What follows a residual block is numbered by its place, so an upsampler is 1 or 2.
     place = {

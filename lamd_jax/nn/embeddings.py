@@ -27,11 +27,8 @@ def sinusoidal(t: jax.Array, features: int, max_period: float = 10_000.0) -> jax
     [...,features] float32.
   """
   half = features // 2
-  # Product before quotient in float32, as released models were trained: at t near 1000
-  # the last bit of a frequency shows in the fifth digit of the embedding.
-  exponents = np.float32(-math.log(max_period)) * np.arange(half, dtype=np.float32)
-  frequencies = np.exp(exponents / np.float32(half))
-  angles = t.astype(jnp.float32)[..., None] * frequencies
+  frequencies = np.exp(np.arange(half) * (-math.log(max_period) / half))
+  angles = t.astype(jnp.float32)[..., None] * frequencies.astype(np.float32)
   parts = [jnp.cos(angles), jnp.sin(angles)]
   if features % 2:
     parts.append(jnp.zeros_like(angles[..., :1]))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def attention(
@@ -61,8 +62,8 @@ def relative_positions(table: jax.Array, queries: int, keys: int) -> jax.Array:
     [queries,keys,D].
   """
   reach = (table.shape[0] - 1) // 2
-  distance = jnp.arange(keys)[None, :] - jnp.arange(queries)[:, None]
-  return table[jnp.clip(distance, -reach, reach) + reach]
+  distance = np.arange(keys)[None, :] - np.arange(queries)[:, None]
+  return jnp.asarray(table)[np.clip(distance, -reach, reach) + reach]
 
 
 def position_bias(
