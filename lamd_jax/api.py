@@ -99,7 +99,7 @@ class Model:
       n: how many clips; None gives one `Clip` and not a list.
       progress: called with (clips done, clips in all).
       **knobs: the names and defaults of `--sample.*` (config.sample_defaults):
-        frames, seed, sampler, steps, eta, guidance, batch, decode_chunk, fps.
+        frames, seed, sampler, steps, spacing, eta, guidance, batch, decode_chunk, fps.
 
     Returns:
       A `Clip`, or a list of n. Clip i is a function of the weights, the knobs and i.
@@ -118,7 +118,9 @@ class Model:
     return clips[0] if n is None else clips
 
   def _run(self, settings: ConfigDict, progress: Progress) -> list[np.ndarray]:
-    sampler = lvdm.SamplerSettings(settings.sampler, settings.steps, settings.eta)
+    sampler = lvdm.SamplerSettings(
+      settings.sampler, settings.steps, settings.eta, settings.spacing
+    )
     streams = rng.Streams(rng.root(settings.seed), jnp.zeros((), jnp.int32))
     batch = min(settings.batch, settings.n)
     clips: list[np.ndarray] = []

@@ -15,8 +15,6 @@ from ml_collections import ConfigDict
 
 from lamd_jax.errors import ConfigError
 
-_SAMPLERS = ("ddpm", "ddim", "dpmpp_2m", "unipc", "heun", "euler")
-
 # Leaves that hold one of a few words. "" is allowed only where it is listed.
 CHOICES: dict[str, tuple[str, ...]] = {
   "system": ("lvdm",),
@@ -39,7 +37,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
   "train.compute": ("auto", "float32", "bfloat16"),
   "train.remat": ("none", "full", "names"),
   "train.checkpoint_verify": ("full", "size", "off"),
-  "sampler": _SAMPLERS,
+  "sampler": ("ddpm", "ddim", "dpmpp_2m", "unipc", "heun", "euler"),
+  "spacing": ("trailing", "uniform", "log_snr", "ddim_release"),
   "weights": ("ema", "raw"),
 }  # fmt: skip
 
@@ -68,7 +67,6 @@ LIMITS: dict[str, tuple[float, float]] = {
   "model.denoiser.temporal_length": (1, 4096),
   "model.denoiser.context_dim": (0, 65_536),
   "model.denoiser.noise_level_classes": (0, 100_000),
-  "model.denoiser.dropout": (0, 0.99),
   "model.discriminator.channels": (1, 8192),
   "model.discriminator.layers": (1, 8),
   "loss.perceptual_weight": (0, 1e6),

@@ -34,6 +34,8 @@ def _clips(
     len(reference),
     sampler=evaluation.sampler,
     steps=evaluation.steps,
+    spacing=evaluation.spacing,
+    eta=evaluation.eta,
     seed=evaluation.seed,
     batch=evaluation.batch,
   )

@@ -41,6 +41,7 @@ class SamplerSettings:
   sampler: str
   steps: int
   eta: float  # DDIM's noise: 0 deterministic, 1 as DDPM
+  spacing: str  # where the chain stops: a key of grid.SPACINGS
 
 
 class DiffusionStage:
@@ -127,7 +128,7 @@ class DiffusionStage:
     streams: rng.Streams,
   ) -> dict[str, jax.Array]:
     settings = SamplerSettings(
-      "dpmpp_2m", self._system.config.train.preview_steps, eta=0.0
+      "dpmpp_2m", self._system.config.train.preview_steps, eta=0.0, spacing="trailing"
     )
     weights = {**frozen, "diffusion": {"params": params, "extras": extras}}
     z = self._system.sample_latents(weights, streams, batch.index, settings)
@@ -221,7 +222,7 @@ class LVDM:
       self.process,
       streams.normal("start", index, shape),
       types.Conditions(),
-      grid=grid_lib.make(self.process, settings.steps),
+      grid=grid_lib.make(self.process, settings.steps, settings.spacing),
       noise=lambda i: rng.Streams(streams.root, i).normal("chain", index, shape),
       eta=settings.eta,
     )

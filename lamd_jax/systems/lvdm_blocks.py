@@ -32,10 +32,6 @@ def unet(
     remat: none | full | names, see `UNet`.
     dtype: of the computation; parameters are float32.
   """
-  if settings["dropout"]:
-    raise ConfigError(
-      f"model.denoiser.dropout is {settings['dropout']}; these blocks have none, set 0"
-    )
   temporal_kernel = settings["temporal_kernel"]
   positions = dict(
     heads=settings["heads"],
