@@ -7,6 +7,7 @@ from lamd_jax.data.procedural import sky
 from lamd_jax.data.records import World
 
 WORLDS = {"sky": sky.Sky}
+VERSIONS = {"sky": sky.VERSION}
 
 
 def world(name: str, mode: str, seed: int = 0) -> World:

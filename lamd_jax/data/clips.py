@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The clip table: which frames of which video make a clip."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from lamd_jax.data import philox
+
+DRAWN = -1  # a start that is drawn at every visit
+
+
+class ClipTable(NamedTuple):
+  """Clips of `frames` frames; row i is video[i] from start[i] on."""
+
+  video: np.ndarray  # [N] int32
+  start: np.ndarray  # [N] int32, or DRAWN
+  frames: int
+  stride: int
+  spread: bool  # over the whole video instead of by stride
+
+
+def span(frames: int, stride: int, sampling: str, pad_last: bool) -> int:
+  """Returns how many frames a video needs at least."""
+  if pad_last:
+    return 1
+  return frames if sampling == "linspace" else (frames - 1) * stride + 1
+
+
+def training_table(
+  n_frames: np.ndarray, frames: int, stride: int, sampling: str, pad_last: bool
+) -> ClipTable:
+  """Returns the clips of videos with n_frames [V]; too short videos have none.
+
+  random: one row a video, its start drawn at each visit. first: from frame 0. tile:
+  rows that share no frame. linspace: one row a video, spread over all of it.
+  """
+  usable = np.flatnonzero(n_frames >= span(frames, stride, sampling, pad_last))
+  if sampling == "tile":
+    counts = _tiles(n_frames[usable], frames, stride)
+    video = np.repeat(usable, counts)
+    first = np.repeat(np.cumsum(counts) - counts, counts)
+    start = (np.arange(len(video)) - first) * frames * stride
+  else:
+    video = usable
+    start = np.full(len(video), DRAWN if sampling == "random" else 0)
+  return ClipTable(
+    video.astype(np.int32), start.astype(np.int32), frames, stride,
+    sampling == "linspace",
+  )  # fmt: skip
+
+
+def _tiles(n_frames: np.ndarray, frames: int, stride: int) -> np.ndarray:
+  """How many clips fit one behind the other, at least one (padded)."""
+  window = (frames - 1) * stride + 1
+  return np.maximum((n_frames - window) // (frames * stride) + 1, 1)
+
+
+def evaluation_table(
+  n_frames: np.ndarray, frames: int, stride: int, sampling: str, pad_last: bool,
+  count: int, seed: int,
+) -> ClipTable:  # fmt: skip
+  """Returns the first `count` clips for scores and previews, or as many as there are.
+
+  Under `random` each video gives one window, then each a second that shares no frame
+  with the first, and so on until there are enough; where they lie depends on the seed.
+  Other samplings give their table as it is.
+  """
+  table = training_table(n_frames, frames, stride, sampling, pad_last)
+  if sampling != "random":
+    return table._replace(video=table.video[:count], start=table.start[:count])
+  window, step = (frames - 1) * stride + 1, frames * stride
+  lengths = n_frames[table.video]
+  tiles = _tiles(lengths, frames, stride)
+  rounds = []
+  for turn in range(int(tiles.max(initial=0))):
+    open_rows = np.flatnonzero(tiles > turn)[: count - sum(map(len, rounds))]
+    starts = []
+    for row in open_rows:
+      draw = philox.generator("evaluation clip", seed, int(table.video[row]))
+      slack = int(lengths[row]) - (window + (int(tiles[row]) - 1) * step)
+      offset = int(draw.random() * (max(slack, 0) + 1))
+      tile = (int(draw.random() * tiles[row]) + turn) % int(tiles[row])
+      starts.append(offset + tile * step)
+    rounds.append(np.stack([table.video[open_rows], starts], 1).astype(np.int32))
+    if sum(map(len, rounds)) >= count:
+      break
+  rows = np.concatenate(rounds) if rounds else np.zeros((0, 2), np.int32)
+  return table._replace(video=rows[:, 0], start=rows[:, 1])
+
+
+def frame_indices(table: ClipTable, row: int, n_frames: int, draw: float) -> np.ndarray:
+  """Returns the frames [T] int64 of a row; `draw` in [0,1) is its start if drawn."""
+  if table.spread:
+    return np.floor(np.linspace(0, n_frames - 1, table.frames)).astype(np.int64)
+  start = int(table.start[row])
+  if start == DRAWN:
+    starts = max(n_frames - (table.frames - 1) * table.stride, 1)
+    start = int(draw * starts)
+  indices = start + np.arange(table.frames, dtype=np.int64) * table.stride
+  # Beyond the end only under pad_last, which repeats the last frame.
+  return np.minimum(indices, n_frames - 1)

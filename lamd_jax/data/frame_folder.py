@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Videos that are folders of images, one image a frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import os
+import re
+
+import numpy as np
+from PIL import Image
+
+from lamd_jax.data.errors import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+_NUMBERS = re.compile(r"(\d+)")
+
+
+def natural_key(name: str) -> list:
+  """Sorts frame2 before frame10."""
+  parts = _NUMBERS.split(name)
+  return [int(part) if i % 2 else part for i, part in enumerate(parts)]
+
+
+def is_image(name: str) -> bool:
+  return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def names(folder: str | os.PathLike[str]) -> list[str]:
+  """Returns the images of a folder in the order of their numbers."""
+  return sorted(filter(is_image, os.listdir(folder)), key=natural_key)
+
+
+def gaps(images: Sequence[str]) -> int:
+  """Counts the places where frame numbers skip. Playback runs across them."""
+  numbers = [_NUMBERS.findall(os.path.splitext(name)[0]) for name in images]
+  last = [int(n[-1]) for n in numbers if n]
+  return sum(b - a > 1 for a, b in zip(last, last[1:]))
+
+
+def _image(path: str) -> np.ndarray:
+  with Image.open(path) as picture:
+    return np.asarray(picture.convert("RGB"))
+
+
+def probe(folder: str | os.PathLike[str]) -> tuple[int, int, int]:
+  """Decodes every image; returns (frames, height, width)."""
+  images = names(folder)
+  if not images:
+    raise DataError("holds no image")
+  shape = None
+  for name in images:
+    try:
+      size = _image(os.path.join(folder, name)).shape[:2]
+    except Exception as error:
+      raise DataError(f"{name}: {type(error).__name__}: {error}") from error
+    shape = shape or size
+    if size != shape:
+      raise DataError(f"{name} is {size}, the frames before it are {shape}")
+  return len(images), *shape
+
+
+def read(
+  folder: str | os.PathLike[str], frames: Sequence[int], n_frames: int
+) -> np.ndarray:
+  """Returns the frames [T,H,W,3] uint8 at indices `frames` [T]."""
+  images = names(folder)
+  if len(images) != n_frames:
+    raise DataError(f"holds {len(images)} images, the index says {n_frames}")
+  found = {i: _image(os.path.join(folder, images[i])) for i in set(map(int, frames))}
+  return np.stack([found[int(i)] for i in frames])

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The index: every video of a folder decoded once, the facts kept in one file.
+
+`.lamd_index.jsonl` lies in the folder itself, or in the user's cache where that cannot
+be written. It is replaced as a whole and brought up to date by size and time of change,
+then by hash, so only new bytes are decoded. Bad files stay in it, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import sys
+import time
+
+from absl import logging
+import av
+
+from lamd_jax.data import probe
+from lamd_jax.data.records import Entry, Item
+
+NAME = ".lamd_index.jsonl"
+
+_HEADER = {"format": "lamd_index", "version": 1}
+_STALE_LOCK = 120.0  # seconds without a sign of life
+_PROGRESS = 2.0  # seconds between two lines
+
+
+def paths(root: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+  """Returns where the index of `root` may lie: in it, and in the user's cache."""
+  cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+  resolved = str(root.resolve()).encode("utf-8", "surrogateescape")
+  key = hashlib.sha256(resolved).hexdigest()[:16]
+  return root / NAME, cache / "lamd_jax" / "index" / f"{key}.jsonl"
+
+
+def load(root: pathlib.Path) -> dict[str, Entry]:
+  """Returns the stored entries by path; none if there is no index or it is damaged."""
+  for path in paths(root):
+    try:
+      lines = path.read_text("utf-8").splitlines()
+      if json.loads(lines[0])["version"] != _HEADER["version"]:
+        continue
+      entries = [_entry(json.loads(line)) for line in lines[1:]]
+      return {entry.path: entry for entry in entries}
+    except FileNotFoundError:
+      continue
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+      logging.warning("index %s is damaged (%s): built again", path, error)
+  return {}
+
+
+def _entry(fields: dict) -> Entry:
+  entry = Entry(**fields)
+  return entry._replace(keyframes=tuple(tuple(key) for key in entry.keyframes))
+
+
+def _write(root: pathlib.Path, entries: Sequence[Entry]) -> pathlib.Path:
+  header = {**_HEADER, "decoder": f"pyav {av.__version__}"}
+  # ASCII only: names that are no valid UTF-8 survive as escapes.
+  text = "\n".join(json.dumps(x) for x in [header, *(e._asdict() for e in entries)])
+  failure = None
+  for path in paths(root):
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      partial.write_text(text + "\n", "utf-8")
+      os.replace(partial, path)
+      return path
+    except OSError as error:
+      failure = error
+      with contextlib.suppress(OSError):
+        partial.unlink()
+  raise failure
+
+
+@contextlib.contextmanager
+def _lock(root: pathlib.Path) -> Iterator[pathlib.Path | None]:
+  """One host builds, the others wait for it; a dead host's lock is taken over."""
+  path = root / (NAME + ".lock")
+  held = None
+  while held is None:
+    try:
+      os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+      held = path
+    except FileExistsError:
+      with contextlib.suppress(FileNotFoundError):
+        if time.time() - path.stat().st_mtime > _STALE_LOCK:
+          path.unlink()
+          continue
+      logging.log_every_n_seconds(
+        logging.INFO, "waiting for another process to index %s", 10, root
+      )
+      time.sleep(0.2)
+    except OSError:
+      break  # the folder cannot be written: everyone builds in a cache of their own
+  try:
+    yield held
+  finally:
+    if held is not None:
+      held.unlink(missing_ok=True)
+
+
+def _signature(root: pathlib.Path, item: Item) -> tuple[int, int]:
+  try:
+    stat = os.stat(root / item.path)
+    # A folder's time of change moves when images come or go; its size means nothing.
+    return (0 if item.kind == "frames" else stat.st_size), stat.st_mtime_ns
+  except OSError:
+    return -1, 0
+
+
+def _stale(root: pathlib.Path, items: Sequence[Item], known: Mapping[str, Entry]):
+  """Returns the items whose files are new or changed."""
+
+  def fresh(item: Item) -> bool:
+    entry = known.get(item.path)
+    return entry is not None and (entry.size, entry.mtime_ns) == _signature(root, item)
+
+  return [item for item in items if not fresh(item)]
+
+
+def build(
+  root: pathlib.Path, items: Sequence[Item], timeout: float = probe.TIMEOUT
+) -> list[Entry]:
+  """Returns an entry per item, decoding what is new, and stores the index.
+
+  What a source says of an item (split, label, caption) is taken afresh every time.
+  """
+  known = load(root)
+  stored = list(known.values())
+  if _stale(root, items, known):
+    with _lock(root) as lock:
+      known = load(root)  # another process may have built it meanwhile
+      stored = list(known.values())
+      known |= _probe(root, _stale(root, items, known), known, lock, timeout)
+  entries = [known[item.path]._replace(**item._asdict()) for item in items]
+  if entries != stored:
+    _store(root, entries)
+  return entries
+
+
+def _store(root: pathlib.Path, entries: Sequence[Entry]) -> None:
+  try:
+    path = _write(root, entries)
+  except OSError as error:
+    logging.warning("index of %s not stored, it will be built again: %s", root, error)
+    return
+  if path.parent != root:
+    logging.info("%s cannot be written; its index is %s", root, path)
+
+
+def _probe(
+  root: pathlib.Path,
+  items: Sequence[Item],
+  known: Mapping[str, Entry],
+  lock: pathlib.Path | None,
+  timeout: float,
+) -> dict[str, Entry]:
+  found: dict[str, Entry] = {}
+  signatures = [_signature(root, item) for item in items]
+  requests = []
+  for item in items:
+    before = known.get(item.path)
+    same = before is not None and not before.error
+    requests.append({
+      "path": str(root / item.path),
+      "kind": item.kind,
+      "known_sha256": before.sha256 if same else "",
+    })  # fmt: skip
+  last = time.monotonic()
+  bad = 0
+  sizes = [max(size, 0) for size, _ in signatures]
+  for position, facts in probe.probe_all(requests, sizes, timeout):
+    item, (size, mtime_ns) = items[position], signatures[position]
+    if facts.pop("unchanged", False):
+      entry = known[item.path]._replace(size=size, mtime_ns=mtime_ns)
+    else:
+      fields = {**item._asdict(), **facts, "size": size, "mtime_ns": mtime_ns}
+      entry = _entry(fields)
+    found[item.path] = entry
+    bad += bool(entry.error)
+    if time.monotonic() - last > _PROGRESS or len(found) == len(items):
+      last = time.monotonic()
+      # Not by the log, which users silence: this can take minutes.
+      print(
+        f"index {root}: {len(found)} of {len(items)} decoded, {bad} bad",
+        file=sys.stderr, flush=True,
+      )  # fmt: skip
+      if lock is not None:
+        with contextlib.suppress(OSError):
+          os.utime(lock)
+  return found

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The layouts data sets come in: what each looks like, and which one a folder has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import itertools
+import pathlib
+import re
+from typing import NamedTuple
+
+from lamd_jax.data import frame_folder
+from lamd_jax.data import video_file
+from lamd_jax.data.sources import array_record
+from lamd_jax.data.sources import files
+
+# data.source -> the tree it reads
+TREES = {
+  "folder": """\
+DIR/**/*.mp4                         also avi webm gif mkv mov, at any depth
+  or DIR/{train,test}/**/*.mp4       else about 8 % are held out, by a hash of the name""",
+  "frames": """\
+DIR/{sky_train,sky_test}/<id>/<id>_<k>/<id>_frames_000NNNNN.jpg   as published
+  or DIR/{train,test}/<id>/<id>_<k>/*.jpg
+  or DIR/{train,val}/<video>/frame00000.png
+Any folder that holds images is a video; frames are sorted by number.""",
+  "ucf101": """\
+DIR/UCF-101/<Class>/v_<Class>_gXX_cYY.avi
+DIR/ucfTrainTestlist/{classInd,trainlist01,testlist01}.txt
+  or DIR/{train,test}/<Class>/v_<Class>_gXX_cYY.avi
+  or DIR/{train,test}/v_<Class>_gXX_cYY/*.jpg""",
+  "taichi": """\
+DIR/{train,test}/<id>#start#end.mp4
+  or DIR/{train,test}/<id>#start#end/*.png
+  or DIR/frames/{train,test}/<clip>/*.png""",
+  "array_record": """\
+DIR/metadata.json
+DIR/<split>-00000-of-00001.array_record
+DIR/<split>.jsonl""",
+  "tfds": """\
+DIR/<name>/<version>/   a TFDS data_dir prepared with file_format=array_record
+--config.data.name=<name>""",
+  "procedural": "nothing: it is rendered",
+}
+
+
+class Layout(NamedTuple):
+  """What a folder looks like."""
+
+  name: str
+  source: str = ""  # data.source that reads it, "": recognised, no reader yet
+  root: str = ""  # data.root below the folder
+  faults: tuple[str, ...] = ()  # what is wrong with it
+  flags: tuple[str, ...] = ()  # further --config.data.* flags that fit it
+
+
+def expected_tree(source: str) -> str:
+  """Returns the tree that `data.source` reads, for messages."""
+  return TREES[source]
+
+
+def recognise(root: pathlib.Path) -> Layout | None:
+  """Returns the layout of a folder, or of its only subfolder, None if it has none."""
+  for test in _TESTS:
+    if found := test(root):
+      return found
+  below = [path for path in _children(root) if path.is_dir()]
+  if len(below) == 1 and (found := recognise(below[0])):
+    inner = "/".join(filter(None, (below[0].name, found.root)))
+    return found._replace(root=inner)
+  return None
+
+
+def _children(folder: pathlib.Path) -> list[pathlib.Path]:
+  try:
+    return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+  except OSError:
+    return []
+
+
+def _has(folder: pathlib.Path, pattern: str) -> bool:
+  return next(iter(folder.glob(pattern)), None) is not None
+
+
+def _sample(root: pathlib.Path) -> tuple[list[str], list[str]]:
+  """Returns some paths of video files and some of folders of images below root."""
+  videos, frames = [], []
+  for folder, _, names in itertools.islice(files.walk(root), 2000):
+    videos += [f"{folder}/{n}" for n in names if n.lower().endswith(video_file.SUFFIXES)]
+    if any(map(frame_folder.is_image, names)):
+      frames.append(folder)
+  return videos, frames
+
+
+def _array_record(root: pathlib.Path) -> Layout | None:
+  if _has(root, "*.array_record") and (root / array_record.METADATA).is_file():
+    return Layout("ArrayRecord of clips", "array_record")
+  return None
+
+
+def _tfds(root: pathlib.Path) -> Layout | None:
+  for info in itertools.chain(
+    root.glob("*/*/dataset_info.json"), root.glob("*/*/*/dataset_info.json")
+  ):
+    name = info.relative_to(root).parts[0]
+    return Layout("TFDS data_dir", "tfds", flags=(f"--config.data.name={name}",))
+  return None
+
+
+def _bair(root: pathlib.Path) -> Layout | None:
+  records = "softmotion30_44k/train/*.tfrecords", "train/traj_*_to_*.tfrecords"
+  if any(_has(root, pattern) for pattern in records):
+    return Layout("BAIR robot pushing, TFRecords")
+  if _has(root, "train/traj_*_to_*") or _has(root, "bair/train/traj_*_to_*"):
+    return Layout("BAIR robot pushing, images")
+  return None
+
+
+def _cater(root: pathlib.Path) -> Layout | None:
+  if _has(root, "videos/*.avi") and _has(root, "*_explicit.json"):
+    return Layout("CATER-GEN", flags=("--config.data.flip=False",))
+  return None
+
+
+def _davis(root: pathlib.Path) -> Layout | None:
+  if (root / "JPEGImages").is_dir() and (root / "Annotations").is_dir():
+    return Layout("DAVIS")
+  return None
+
+
+def _natops(root: pathlib.Path) -> Layout | None:
+  if (root / "segmentation.txt").is_file() or _has(root, "gesture[0-9][0-9]/g*.avi"):
+    missing = () if (root / "segmentation.txt").is_file() else ("segmentation.txt",)
+    return Layout("NATOPS", faults=tuple(f"{name} is missing" for name in missing))
+  return None
+
+
+_EMOTIONS = {"anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise"}
+
+
+def _mug(root: pathlib.Path) -> Layout | None:
+  for subject in _children(root)[:5]:
+    names = {path.name.lower() for path in _children(subject)}
+    if re.fullmatch(r"\d{3}", subject.name) and len(names & _EMOTIONS) >= 2:
+      return Layout("MUG facial expressions")
+  return None
+
+
+def _ucf101(root: pathlib.Path) -> Layout | None:
+  videos, frames = _sample(root)
+  named = [p for p in videos + frames if re.match(r"v_\w+_g\d+_c\d+", p.split("/")[-1])]
+  if not named:
+    return None
+  faults = []
+  lists = root / "ucfTrainTestlist"
+  if not lists.is_dir():
+    lists = root.parent / "ucfTrainTestlist"
+  split = files.split_of(named[0].lstrip("/"))
+  if not (lists / "classInd.txt").is_file():
+    faults.append("ucfTrainTestlist/classInd.txt is missing: labels by the alphabet")
+  for name in ("trainlist01.txt", "testlist01.txt"):
+    if not split and not (lists / name).is_file():
+      faults.append(f"ucfTrainTestlist/{name} is missing: groups 1 to 7 are the test")
+  form = "folders of images" if named[0] in frames else "video files"
+  cut = ", split into folders" if split else ", as published"
+  return Layout(f"UCF-101, {form}{cut}", "ucf101", faults=tuple(faults))
+
+
+def _taichi(root: pathlib.Path) -> Layout | None:
+  base = root if (root / "train").is_dir() else root / "frames"
+  if not (base / "train").is_dir():
+    if (root / "taichi-metadata.csv").is_file():
+      return Layout("Taichi-HD metadata", faults=("no {train,test} folders of clips",))
+    return None
+  names = [path.name for path in _children(base / "train")[:50]]
+  clips = [name for name in names if re.search(r"#\d+#\d+", name)]
+  if clips or (root / "taichi-metadata.csv").is_file() or base != root:
+    faults = () if (base / "test").is_dir() else ("the test folder is missing",)
+    flags = ("--config.data.stride=4",)
+    return Layout("Taichi-HD", "taichi", faults=faults, flags=flags)
+  return None
+
+
+def _sky(root: pathlib.Path) -> Layout | None:
+  if any((root / name).is_dir() for name in ("sky_train", "sky_test")):
+    missing = [n for n in ("sky_train", "sky_test") if not (root / n).is_dir()]
+    faults = tuple(f"the folder {name} is missing" for name in missing)
+    return Layout("Sky Time-lapse, as published", "frames", faults=faults)
+  return None
+
+
+def _csv(root: pathlib.Path) -> Layout | None:
+  for path in sorted(root.glob("*.csv"))[:20]:
+    with open(path, encoding="utf-8", errors="replace") as file:
+      columns = {name.strip() for name in file.readline().split(",")}
+    if {"videoid", "page_dir"} <= columns or {"path", "text"} <= columns:
+      return Layout(f"csv of captions ({path.name})")
+  return None
+
+
+def _videos(root: pathlib.Path) -> Layout | None:
+  videos, frames = _sample(root)
+  if videos:
+    faults = ()
+    if frames:
+      faults = (f"{len(frames)} folders of images beside the video files are not read",)
+    return Layout("folder of video files", "folder", faults=faults)
+  if frames and frames != [""]:
+    return Layout("folders of images, one a video", "frames")
+  return None
+
+
+_TESTS: tuple[Callable[[pathlib.Path], Layout | None], ...] = (
+  _array_record, _tfds, _bair, _cater, _davis, _natops, _mug, _sky, _ucf101, _taichi,
+  _csv, _videos,
+)  # fmt: skip

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The data pipeline: seed and step fix the clips, whatever the number of hosts.
+
+Start here: `loader` is what training reads, `clips` what scores and previews read.
+Grain's elastic iterator is experimental; this file alone uses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent import futures
+import hashlib
+import json
+import pathlib
+import statistics
+from typing import Any
+
+from absl import flags
+from absl import logging
+from ml_collections import ConfigDict
+import numpy as np
+
+from lamd_jax import types
+from lamd_jax.data import clips as clip_tables
+from lamd_jax.data import index
+from lamd_jax.data import procedural
+from lamd_jax.data import reader
+from lamd_jax.data.records import Videos
+from lamd_jax.data.sources import array_record
+from lamd_jax.data.sources import registry
+from lamd_jax.errors import ConfigError
+
+_GRAIN_STATE = "global_next_index"
+
+
+class Loader:
+  """Endless batches of this host's rows. Close it, or use it in a `with`."""
+
+  def __init__(self, iterator: Any, clips: int, fps: float):
+    self._iterator = iterator
+    self.clips = clips  # rows of the clip table: an epoch
+    self.fps = fps  # of the clips, frames a second
+
+  def __iter__(self) -> Iterator[types.VideoBatch]:
+    return self
+
+  def __next__(self) -> types.VideoBatch:
+    return types.VideoBatch(**next(self._iterator))
+
+  def get_state(self) -> dict[str, int]:
+    """Returns {"next_index": n}: the place of the next clip, equal on all hosts."""
+    return {"next_index": int(self._iterator.get_state()[_GRAIN_STATE])}
+
+  def set_state(self, state: dict[str, int]) -> None:
+    self._iterator.set_state({_GRAIN_STATE: int(state["next_index"])})
+
+  def close(self) -> None:
+    """Ends threads and worker processes."""
+    self._iterator.close()
+
+  def __enter__(self) -> Loader:
+    return self
+
+  def __exit__(self, *exception: Any) -> None:
+    self.close()
+
+
+def _open(config: ConfigDict, split: str) -> tuple[Videos, clip_tables.ClipTable, int]:
+  """Returns a split's videos, its training clips, and how many videos are unusable."""
+  videos = registry.OPEN[config.source](config, split)
+  skipped = reader.check_usable(videos, config, split)
+  table = clip_tables.training_table(
+    videos.n_frames, config.frames, config.stride, config.sampling, config.pad_last
+  )
+  return videos, table, skipped
+
+
+def _iterate(
+  config: ConfigDict,
+  split: str,
+  batch: int,
+  seed: int,
+  *,
+  shuffle: bool,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> Loader:
+  # Imported here: Grain imports JAX where it finds it, and the rest of `data` shall
+  # stay light for tools and decoding processes.
+  import grain
+
+  videos, table, skipped = _open(config, split)
+  rows = len(table.video)
+  if batch > rows:
+    raise ConfigError(
+      f"a batch of {batch} is larger than the {rows} usable clips of {videos.where},"
+      f" split {split}: set optim.*.batch to at most {rows}"
+    )
+  if batch % process_count:
+    raise ConfigError(f"a batch of {batch} does not divide over {process_count} hosts")
+  make_clip = reader.Reader(
+    videos, table, config, seed, skipped=skipped, augment=shuffle
+  )
+  dataset = grain.MapDataset.range(rows)  # rows of the clip table
+  if shuffle:
+    dataset = dataset.seed(seed).shuffle()  # another order each epoch
+  dataset = dataset.repeat().map_with_index(make_clip)  # (place in the order, row)
+  if config.num_workers and not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()  # worker processes inherit parsed flags or fail
+  iterator = grain.experimental.ElasticIterator(
+    dataset,
+    batch,
+    grain.sharding.ShardOptions(process_index, process_count),
+    # The buffer counts host batches; a thread makes one at a time, so there must be
+    # one for each thread. Grain's default, 500, is meant for kilobytes.
+    read_options=grain.ReadOptions(
+      num_threads=config.num_threads,
+      prefetch_buffer_size=max(config.prefetch, config.num_threads),
+    ),
+    multiprocessing_options=grain.MultiprocessingOptions(
+      num_workers=config.num_workers, per_worker_buffer_size=config.prefetch
+    )
+    if config.num_workers
+    else None,
+  )
+  return Loader(iterator, rows, _clip_rate(videos.fps, config))
+
+
+def loader(
+  data_config: ConfigDict,
+  *,
+  split: str,
+  batch: int,
+  seed: int,
+  process_index: int = 0,
+  process_count: int = 1,
+  start: int = 0,
+) -> Loader:
+  """Returns endless shuffled training batches.
+
+  Args:
+    data_config: the `data` group of the config.
+    split: train | test | val | all, or what the source calls it.
+    batch: clips a step over all hosts; a host gets batch / process_count rows, those
+      of the places process_index, process_index + process_count, ...
+    seed: of order, starts and flips.
+    process_index: this host.
+    process_count: hosts.
+    start: place in the order of the first clip: step x batch.
+
+  Raises:
+    DataError: no usable clip, too many bad files, or no data.
+    ConfigError: the batch is larger than the data or does not divide over the hosts.
+  """
+  made = _iterate(
+    data_config, split, batch, seed, shuffle=True,
+    process_index=process_index, process_count=process_count,
+  )  # fmt: skip
+  made.set_state({"next_index": start})
+  return made
+
+
+def in_order(
+  data_config: ConfigDict, split: str, batch: int, seed: int, first: int = 0
+) -> Iterator[types.VideoBatch]:
+  """Yields batches without end in the order of the clip table, from clip `first` on.
+
+  Under random sampling each round through the table draws other windows; nothing is
+  flipped.
+  """
+  with _iterate(data_config, split, batch, seed, shuffle=False) as made:
+    made.set_state({"next_index": first})
+    yield from made
+
+
+def clips(
+  data_config: ConfigDict, split: str, count: int, seed: int
+) -> np.ndarray:
+  """Returns the first `count` evaluation clips, [N,T,H,W,3] uint8, never flipped.
+
+  Random sampling takes windows that share no frame, one from each video before a
+  second from any; N is smaller than `count` where the split has no more.
+  """
+  videos, _, skipped = _open(data_config, split)
+  table = clip_tables.evaluation_table(
+    videos.n_frames, data_config.frames, data_config.stride, data_config.sampling,
+    data_config.pad_last, count, seed,
+  )  # fmt: skip
+  rows = len(table.video)
+  if rows < count:
+    logging.warning(
+      "%s, split %s: %d clips, %d were asked for", videos.where, split, rows, count
+    )
+  make_clip = reader.Reader(
+    videos, table, data_config, seed, skipped=skipped, augment=False
+  )
+  with futures.ThreadPoolExecutor(max(data_config.num_threads, 1)) as threads:
+    made = threads.map(make_clip, range(rows), range(rows))
+    return np.stack([clip["video"] for clip in made])
+
+
+def check(data_config: ConfigDict, split: str) -> int:
+  """Returns the number of clips of a split, after building its index.
+
+  Raises DataError as `loader` does.
+  """
+  return len(_open(data_config, split)[1].video)
+
+
+def num_videos(data_config: ConfigDict, split: str) -> int:
+  """Returns how many rows the clip table has: videos, or tiles of them."""
+  return check(data_config, split)
+
+
+def fingerprint(data_config: ConfigDict, split: str) -> str:
+  """Returns a hash of everything that fixes the clips, to print with a score."""
+  videos, table, _ = _open(data_config, split)
+  names = ("frames", "size", "stride", "resize", "flip", "sampling", "pad_last")
+  settings = json.dumps({name: data_config[name] for name in names})
+  digest = hashlib.sha256(f"{videos.digest()} {settings}".encode())
+  digest.update(table.video.tobytes() + table.start.tobytes())
+  return digest.hexdigest()
+
+
+def _clip_rate(fps: float, config: ConfigDict) -> float:
+  return fps / config.stride if fps else config.fps
+
+
+def fps(data_config: ConfigDict) -> float:
+  """Returns the rate at which clips are shown, frames a second.
+
+  The source's own rate over the stride where it is known without reading the data (a
+  world, an index that was built), else `data.fps`.
+  """
+  source, stored = data_config.source, 0.0
+  if source == "procedural":
+    stored = procedural.world(data_config.world, data_config.world_mode).fps
+  elif source == "array_record":
+    stored = array_record.stored_fps(data_config)
+  elif source in registry.SCAN and data_config.root:
+    entries = index.load(pathlib.Path(data_config.root).expanduser()).values()
+    stored = statistics.median([e.fps for e in entries if e.fps] or [0.0])
+  return _clip_rate(stored, data_config)

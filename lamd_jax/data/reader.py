@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a place in the data order to a finished clip, bad files replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import threading
+from typing import Any
+
+from absl import logging
+from ml_collections import ConfigDict
+import numpy as np
+
+from lamd_jax.data import clips
+from lamd_jax.data import philox
+from lamd_jax.data import transforms
+from lamd_jax.data.errors import DataError
+from lamd_jax.data.records import Videos
+
+_ATTEMPTS = 100  # replacements tried for one clip
+_NAMED = 5  # files named in a message
+
+
+def list_names(lines: Sequence[str]) -> str:
+  """Joins the first few lines, and says how many more there are."""
+  more = len(lines) - _NAMED
+  return "; ".join(lines[:_NAMED]) + (f"; and {more} more" if more > 0 else "")
+
+
+def check_usable(videos: Videos, config: ConfigDict, split: str) -> int:
+  """Returns how many videos cannot be used.
+
+  Raises DataError, with counts and reasons, if none can or if they are more than
+  `max_bad_fraction`.
+  """
+  need = clips.span(config.frames, config.stride, config.sampling, config.pad_last)
+  total = len(videos.n_frames)
+  unreadable = np.flatnonzero(videos.n_frames == 0)
+  short = np.flatnonzero((videos.n_frames > 0) & (videos.n_frames < need))
+  bad = len(unreadable) + len(short)
+  if not bad and total:
+    return 0
+  where = f"{videos.where}, split {split}"
+  reasons = []
+  if len(short):
+    reasons.append(f"{len(short)} of {total} videos have fewer than {need} frames")
+  if len(unreadable):
+    reasons.append(f"{len(unreadable)} of {total} cannot be read")
+  names = [f"{videos.name(v)}: {videos.error(v)}" for v in unreadable]
+  names += [f"{videos.name(v)}: {videos.n_frames[v]} frames" for v in short]
+  detail = f"{'; '.join(reasons)} ({list_names(names)})"
+  if bad == total:
+    raise DataError(
+      f"{where}: 0 usable clips: {detail}; a clip is data.frames={config.frames} at"
+      f" data.stride={config.stride}"
+    )
+  if bad > config.max_bad_fraction * total:
+    raise DataError(
+      f"{where}: {detail}: more than data.max_bad_fraction={config.max_bad_fraction:g};"
+      " mend or remove them, or allow it with --config.data.max_bad_fraction="
+      f"{np.ceil(bad / total * 100) / 100:g}"
+    )
+  logging.warning("%s: skipped: %s", where, detail)
+  return bad
+
+
+class Reader:
+  """Makes clips. A function of (seed, position, row) as long as the files are."""
+
+  def __init__(
+    self,
+    videos: Videos,
+    table: clips.ClipTable,
+    config: ConfigDict,
+    seed: int,
+    *,
+    skipped: int,
+    augment: bool,
+  ):
+    """Makes the reader.
+
+    Args:
+      videos: the opened split.
+      table: its clips.
+      config: the `data` group.
+      seed: of starts, flips and replacements.
+      skipped: videos already found unusable; they count towards max_bad_fraction.
+      augment: whether `config.flip` applies.
+    """
+    self._videos, self._table, self._seed = videos, table, seed
+    self._size, self._how = config.size, config.resize
+    self._flip = config.flip and augment
+    self._limit = config.max_bad_fraction * len(videos.n_frames)
+    self._max_bad_fraction = config.max_bad_fraction
+    self._skipped = skipped
+    self._bad: dict[int, str] = {}
+    self._lock = threading.Lock()
+
+  def __call__(self, position: int, row: int) -> dict[str, Any]:
+    """Returns {"video", "index"[, "label"]} for `position` of the data order."""
+    draw = philox.generator("clip", self._seed, position)
+    start, flip = draw.random(2)
+    for _ in range(_ATTEMPTS):
+      video = int(self._table.video[row])
+      if video not in self._bad:
+        try:
+          frames = self._read(video, row, start)
+          break
+        except Exception as error:  # PyAV raises many kinds; the count bounds them
+          self._quarantine(video, error)
+      # The next draw of this position's own stream, so all hosts and resumed runs
+      # replace a bad clip by the same one.
+      row = int(draw.random() * len(self._table.video))
+    else:
+      raise DataError(f"{self._videos.where}: {_ATTEMPTS} clips in turn are unreadable")
+    if self._flip and flip < 0.5:
+      frames = frames[:, :, ::-1]
+    clip = {
+      "video": np.ascontiguousarray(frames),
+      "index": np.int32(position % 2**31),
+    }
+    if self._videos.labels is not None:
+      clip["label"] = self._videos.labels[video]
+    return clip
+
+  def _read(self, video: int, row: int, draw: float) -> np.ndarray:
+    n_frames = int(self._videos.n_frames[video])
+    indices = clips.frame_indices(self._table, row, n_frames, draw)
+    frames = self._videos.read(video, indices, self._size)
+    if frames.dtype != np.uint8 or frames.ndim != 4 or len(frames) != len(indices):
+      raise DataError(f"read as {frames.dtype} {frames.shape}, expected uint8 [T,H,W,3]")
+    return transforms.resize(frames, self._size, self._how)
+
+  def _quarantine(self, video: int, error: Exception) -> None:
+    """Names and counts a bad file. Raises DataError when there are too many."""
+    reason = f"{self._videos.name(video)}: {type(error).__name__}: {error}"
+    with self._lock:
+      if video in self._bad:
+        return
+      self._bad[video] = reason.splitlines()[0]
+      count = len(self._bad) + self._skipped
+      names = list(self._bad.values())
+    logging.warning("%s: bad file %d, replaced: %s", self._videos.where, count, names[-1])
+    if count > self._limit:
+      raise DataError(
+        f"{self._videos.where}: {count} of {len(self._videos.n_frames)} videos are bad,"
+        f" more than data.max_bad_fraction={self._max_bad_fraction:g}:"
+        f" {list_names(names)}"
+      ) from error
+
+  def __getstate__(self) -> dict[str, Any]:
+    return {k: v for k, v in self.__dict__.items() if k != "_lock"}
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    self.__dict__.update(state)
+    self._lock = threading.Lock()

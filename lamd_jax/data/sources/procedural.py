@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A procedural world as a source: nothing on disk, rendered when it is read."""
+
+from __future__ import annotations
+
+import hashlib
+
+from ml_collections import ConfigDict
+import numpy as np
+
+from lamd_jax.data import clips
+from lamd_jax.data import procedural
+
+
+class WorldVideos:
+  """`records.Videos` of one split. A video is as long as one clip."""
+
+  labels = None
+
+  def __init__(self, world: str, mode: str, split: str, count: int, length: int):
+    self.where = f"world {world}, {mode}"
+    self._digest = f"{world} {mode} {split} {count} {length}"
+    self._world, self._split = procedural.world(world, mode), split
+    self.n_frames = np.full(count, length, np.int32)
+    self.fps = self._world.fps
+
+  def name(self, video: int) -> str:
+    return f"{self._split}/{video}"
+
+  def error(self, video: int) -> str:
+    del video
+    return ""
+
+  def digest(self) -> str:
+    version = procedural.VERSIONS[self._digest.split()[0]]
+    return hashlib.sha256(f"{self._digest} {version}".encode()).hexdigest()
+
+  def read(self, video: int, frames: np.ndarray, size: int) -> np.ndarray:
+    start = int(frames[0])
+    count = int(frames[-1]) - start + 1
+    rendered = self._world.sample(self._split, video, count, size, start).video
+    return rendered[np.asarray(frames) - start]
+
+
+def open_split(config: ConfigDict, split: str) -> WorldVideos:
+  # With pad_last or linspace a single frame would do; a clip must still move.
+  length = clips.span(config.frames, config.stride, "random", False)
+  return WorldVideos(config.world, config.world_mode, split, config.num_videos, length)

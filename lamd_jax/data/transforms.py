@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clips [T,H,W,3] uint8 to squares: one function a flavour, since scores depend on it.
+
+Pixel centres lie at half-integers throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+
+def _short_side(height: int, width: int, size: int) -> tuple[int, int]:
+  """Sides after the short one became `size`, the long one rounded down."""
+  if height <= width:
+    return size, int(size * width / height)
+  return int(size * height / width), size
+
+
+def _centre(length: int, size: int) -> int:
+  # round() halves to even, as torchvision's crop does.
+  return int(round((length - size) / 2.0))
+
+
+def crop_antialias(video: np.ndarray, size: int) -> np.ndarray:
+  """Short side to `size` by area-aware bilinear weights, then the centre."""
+  height, width = video.shape[1:3]
+  new_height, new_width = _short_side(height, width, size)
+  top, left = _centre(new_height, size), _centre(new_width, size)
+  y, x = height / new_height, width / new_width
+  # The box resamples only what is kept; weights still reach across its border.
+  box = (left * x, top * y, (left + size) * x, (top + size) * y)
+  bilinear = Image.Resampling.BILINEAR
+  return np.stack([
+    np.asarray(Image.fromarray(frame).resize((size, size), bilinear, box=box))
+    for frame in video
+  ])  # fmt: skip
+
+
+def crop(video: np.ndarray, size: int) -> np.ndarray:
+  """Short side to `size` by plain bilinear look-up (aliases), then the centre.
+
+  What LVDM does with folders of frames.
+  """
+  height, width = video.shape[1:3]
+  new_height, new_width = _short_side(height, width, size)
+  rows = np.arange(size) + _centre(new_height, size)
+  columns = np.arange(size) + _centre(new_width, size)
+  return _bilinear(
+    video, (rows + 0.5) * height / new_height, (columns + 0.5) * width / new_width
+  )
+
+
+def squash(video: np.ndarray, size: int) -> np.ndarray:
+  """The whole frame to a square, aspect ignored, by plain bilinear look-up.
+
+  What LVDM does with video files.
+  """
+  height, width = video.shape[1:3]
+  grid = (np.arange(size) + 0.5) / size
+  return _bilinear(video, grid * height, grid * width)
+
+
+def letterbox(video: np.ndarray, size: int) -> np.ndarray:
+  """The long side to `size` with antialias, black bars around."""
+  height, width = video.shape[1:3]
+  scale = size / max(height, width)
+  inner = (max(1, round(height * scale)), max(1, round(width * scale)))
+  top, left = (size - inner[0]) // 2, (size - inner[1]) // 2
+  square = np.zeros((len(video), size, size, 3), np.uint8)
+  for t, frame in enumerate(video):
+    small = Image.fromarray(frame).resize(inner[::-1], Image.Resampling.BILINEAR)
+    square[t, top : top + inner[0], left : left + inner[1]] = np.asarray(small)
+  return square
+
+
+def _taps(at: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Neighbours and weight of coordinates `at`, the border pixel repeated."""
+  at = np.clip(at - 0.5, 0, length - 1)
+  low = np.floor(at).astype(np.int64)
+  return low, np.minimum(low + 1, length - 1), (at - low).astype(np.float32)
+
+
+def _bilinear(video: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+  """Samples at rows [H'] and columns [W'], source pixels. Rounds to nearest.
+
+  Written out because Pillow's transform truncates, half a level darker on average.
+  """
+  y0, y1, fy = _taps(rows, video.shape[1])
+  x0, x1, fx = _taps(columns, video.shape[2])
+  fy, fx = fy[:, None, None], fx[:, None]
+  out = np.empty((len(video), len(rows), len(columns), 3), np.uint8)
+  for t, frame in enumerate(video):
+    tall = frame[:, x0].astype(np.float32)
+    tall += fx * (frame[:, x1] - tall)
+    top = tall[y0]
+    out[t] = (top + fy * (tall[y1] - top) + 0.5).astype(np.uint8)
+  return out
+
+
+RESIZE: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
+  "crop_antialias": crop_antialias,
+  "crop": crop,
+  "squash": squash,
+  "letterbox": letterbox,
+}
+
+
+def resize(video: np.ndarray, size: int, how: str) -> np.ndarray:
+  """Returns video [T,H,W,3] uint8 as [T,size,size,3], by one of RESIZE."""
+  if video.shape[1:3] == (size, size):
+    return video
+  return RESIZE[how](video, size)

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Video files through PyAV: decoded once from end to end, later by the frame.
+
+A corrupt file often decodes short without an exception, so the number of frames, not
+the absence of errors, is the check. Any exception may leave these functions; callers
+catch them per file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+import os
+from typing import NamedTuple
+
+import av
+import numpy as np
+
+from lamd_jax.data.errors import DataError
+
+SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".webm", ".mkv", ".gif")
+
+# A file can claim to be a playlist and name other files or hosts; these cannot.
+_OPTIONS = {
+  "protocol_whitelist": "file",
+  "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,gif",
+}
+_KEYFRAME_SPACING = 32  # frames; closer keyframes would only lengthen the index
+
+
+class Facts(NamedTuple):
+  """What a full decode tells."""
+
+  n_frames: int
+  fps: float  # frames a second, 0: none stored
+  height: int
+  width: int
+  keyframes: tuple[tuple[int, int], ...]  # (frame, pts), first frame left out
+
+
+def _open(path: str | os.PathLike[str]):
+  # "file:" keeps names such as "a:b.mp4" from being read as a protocol.
+  return av.open(f"file:{os.path.abspath(path)}", options=_OPTIONS)
+
+
+def _decode(container, stream) -> Iterator[av.VideoFrame]:
+  # The loader's threads each hold a file; threads inside a decoder would only fight.
+  stream.codec_context.thread_count = 1
+  yield from container.decode(stream)
+
+
+def probe(path: str | os.PathLike[str]) -> Facts:
+  """Decodes the whole file. Raises DataError if frames are missing or change size."""
+  with _open(path) as container:
+    if not container.streams.video:
+      raise DataError("holds no video stream")
+    stream = container.streams.video[0]
+    declared, fps = stream.frames, float(stream.average_rate or 0)
+    count, shape, keyframes, last_key = 0, None, [], 0
+    for frame in _decode(container, stream):
+      shape = shape or (frame.height, frame.width)
+      if (frame.height, frame.width) != shape:
+        raise DataError(f"changes its size at frame {count}")
+      if frame.key_frame and frame.pts is not None:
+        if count - last_key >= _KEYFRAME_SPACING:
+          keyframes.append((count, int(frame.pts)))
+          last_key = count
+      count += 1
+  if not count:
+    raise DataError("decodes to no frame")
+  # Edit lists and packed B-frames cost a frame or two; damage costs more.
+  if declared - count > max(2, 0.02 * declared):
+    raise DataError(f"decodes to {count} of the {declared} frames it declares")
+  return Facts(count, fps, *shape, tuple(keyframes))
+
+
+def read(
+  path: str | os.PathLike[str],
+  frames: Sequence[int],
+  n_frames: int,
+  keyframes: Sequence[tuple[int, int]] = (),
+) -> np.ndarray:
+  """Returns the frames [T,H,W,3] uint8 at non-decreasing indices `frames` [T].
+
+  Raises DataError if the file ends before the last of them.
+  """
+  first, last = int(frames[0]), int(frames[-1])
+  before = [key for key in keyframes if key[0] <= first]
+  wanted = set(int(i) for i in frames)
+  with _open(path) as container:
+    stream = container.streams.video[0]
+    found = {}
+    for number, frame in _numbered(container, stream, before[-1] if before else None):
+      if number in wanted:
+        found[number] = frame.to_ndarray(format="rgb24")
+      if number >= last:
+        break
+  if len(found) < len(wanted):
+    end = max(found, default=-1)
+    raise DataError(f"frame {last} of {n_frames} is not there, the last found is {end}")
+  return np.stack([found[int(i)] for i in frames])
+
+
+def _numbered(container, stream, key: tuple[int, int] | None):
+  """Yields (index, frame), from keyframe `key` (index, pts) or from the beginning."""
+  if key is None:
+    yield from enumerate(_decode(container, stream))
+    return
+  index, pts = key
+  container.seek(pts, stream=stream)
+  for frame in _decode(container, stream):
+    # Frames before the keyframe lean on a group that was not decoded.
+    if index == key[0] and (frame.pts is None or frame.pts < pts):
+      continue
+    if index == key[0] and frame.pts != pts:
+      raise DataError(f"keyframe {pts} is not where the index says")
+    yield index, frame
+    index += 1

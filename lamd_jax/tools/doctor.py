@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Says what a data folder is, what is wrong with it, and which flags read it.
+
+python -m lamd_jax.tools.doctor DIR decodes each video once (kept in the index). Exit
+code 0 if the folder can be trained on, 3 if not.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+import pathlib
+import sys
+
+from lamd_jax.data import index
+from lamd_jax.data import layouts
+from lamd_jax.data.errors import DataError
+from lamd_jax.data.records import Entry
+from lamd_jax.data.sources import array_record
+from lamd_jax.data.sources import files
+from lamd_jax.data.sources import registry
+
+_NAMED = 10  # bad files listed
+
+
+def _no_layout(root: pathlib.Path) -> str:
+  kinds = Counter(
+    pathlib.PurePosixPath(name).suffix.lower() or "no suffix"
+    for _, _, names in files.walk(root)
+    for name in names
+  )
+  found = ", ".join(f"{n} {suffix}" for suffix, n in kinds.most_common(8)) or "no file"
+  lines = [f"{root}: no known layout ({found}). Expected is one of:"]
+  for source, tree in layouts.TREES.items():
+    if source != "procedural":
+      lines += ["", f"--config.data.source={source}"]
+      lines += [f"  {line}" for line in tree.splitlines()]
+  return "\n".join(lines)
+
+
+def _ranges(entries: Sequence[Entry]) -> list[str]:
+  """Frames, sizes and rates of the good entries, in lines."""
+  frames = sorted(entry.n_frames for entry in entries)
+  sizes = Counter(f"{entry.width}x{entry.height}" for entry in entries)
+  rates = Counter(f"{entry.fps:.2f}" for entry in entries if entry.fps)
+  most = lambda counter: ", ".join(f"{k} ({n})" for k, n in counter.most_common(4))
+  return [
+    f"frames  {frames[0]} to {frames[-1]}, median {frames[len(frames) // 2]}",
+    f"size    {most(sizes)}",
+    f"rate    {most(rates) or 'none stored: data.fps says how clips are shown'}",
+  ]
+
+
+def _report_files(root: pathlib.Path, source: str) -> bool:
+  """Prints what the index says of a source made of files; returns whether it serves."""
+  listing = registry.SCAN[source](root)
+  if not listing.items:
+    print(f"problem {root} holds nothing that data.source={source} can read")
+    print(f"expected:\n{layouts.expected_tree(source)}")
+    return False
+  entries = index.build(root, listing.items)
+  good = [entry for entry in entries if not entry.error]
+  bad = [entry for entry in entries if entry.error]
+  splits = Counter(entry.split or "drawn by hash" for entry in entries)
+  print(f"videos  {len(entries)}: {', '.join(f'{s} {n}' for s, n in splits.items())}")
+  for note in listing.notes:
+    print(f"note    {note}")
+  for entry in bad[:_NAMED]:
+    print(f"problem {entry.path}: {entry.error}")
+  if len(bad) > _NAMED:
+    print(f"problem {len(bad) - _NAMED} more bad files, see {index.NAME}")
+  if not good:
+    print(f"problem none of the {len(entries)} videos can be read")
+    return False
+  for line in _ranges(good):
+    print(line)
+  if bad:
+    fraction = -(-100 * len(bad) // len(entries)) / 100
+    print(f"bad     {len(bad)}: remove them or --config.data.max_bad_fraction={fraction}")
+  return True
+
+
+def _report_records(root: pathlib.Path) -> bool:
+  for split, row in array_record.load_metadata(root)["splits"].items():
+    print(f"{split}: {sum(row['counts'])} videos {row['width']}x{row['height']}")
+    missing = [name for name in row["files"] if not (root / name).is_file()]
+    for name in missing:
+      print(f"problem {name} is missing")
+    if missing:
+      return False
+  return True
+
+
+def run(folder: str) -> int:
+  """Prints the diagnosis; returns the exit code. Raises DataError."""
+  top = files.check_root(folder)
+  layout = layouts.recognise(top)
+  if layout is None:
+    raise DataError(_no_layout(top))
+  root = top / layout.root
+  print(f"layout  {layout.name}" + (f", in {layout.root}/" if layout.root else ""))
+  for fault in layout.faults:
+    print(f"problem {fault}")
+  if not layout.source:
+    print("problem recognised, but no data.source reads it yet")
+    return DataError.exit_code
+  if layout.source in registry.SCAN:
+    serves = _report_files(root, layout.source)
+  elif layout.source == "array_record":
+    serves = _report_records(root)
+  else:
+    serves = True  # what TFDS prepared it checks itself
+  if not serves:
+    return DataError.exit_code
+  flags = [f"--config.data.source={layout.source}", f"--config.data.root={root}"]
+  print("flags   " + " ".join([*flags, *layout.flags]))
+  return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Returns the exit code."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("folder", metavar="DIR")
+  options = parser.parse_args(arguments)
+  try:
+    return run(options.folder)
+  except DataError as error:
+    print(error, file=sys.stderr)
+    return error.exit_code
+
+
+if __name__ == "__main__":
+  sys.exit(main())
