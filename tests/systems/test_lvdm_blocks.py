@@ -3,11 +3,9 @@
 
 import jax
 import jax.numpy as jnp
-import pytest
 
 from lamd_jax import config
 from lamd_jax import types
-from lamd_jax.errors import ConfigError
 from lamd_jax.nn import initializers
 from lamd_jax.systems import lvdm_blocks
 
@@ -42,8 +40,3 @@ def test_the_published_defect_is_a_setting():
   assert block(settings).rel_pos_key_transposed is True
   settings["rel_pos_key_transposed"] = False
   assert block(settings).rel_pos_key_transposed is False
-
-
-def test_dropout_is_refused_rather_than_ignored():
-  with pytest.raises(ConfigError, match="dropout is 0.1"):
-    _shapes(dropout=0.1)
