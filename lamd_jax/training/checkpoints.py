@@ -132,7 +132,7 @@ class Store:
     args = {name: ocp.args.StandardSave(x) for name, x in _items(state).items()}
     args["data"] = ocp.args.JsonSave(data_state)
     # Orbax returns False, and saves nothing, for a step that is not the newest.
-    if not self._manager.save(step, args=ocp.args.Composite(**args), force=True):
+    if not self._manager.save(step, args=ocp.args.Composite(**args)):
       raise CheckpointError(
         f"{self._folder}: step {step} was not saved, {self._manager.latest_step()} is"
         " there already; does another run write to this folder?"

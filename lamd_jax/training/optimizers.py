@@ -65,6 +65,12 @@ def init(optimizer: optax.GradientTransformation, params: Tree) -> Tree:
   return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
 
 
+def global_norm(tree: Tree) -> jax.Array:
+  """Euclidean norm of all numbers of `tree` together, [] float32."""
+  squares = [jnp.sum(jnp.square(x)) for x in jax.tree.leaves(tree)]
+  return jnp.sqrt(sum(squares, start=jnp.zeros(())))
+
+
 def clip(gradients: Tree, norm: jax.Array, limit: float) -> Tree:
   """Scales `gradients`, of global norm `norm`, to at most `limit`; 0 leaves them."""
   if not limit:

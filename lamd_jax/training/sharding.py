@@ -101,7 +101,7 @@ def state_shardings(tree: Tree, mesh: Mesh, min_bytes: int = MIN_SHARD_BYTES) ->
     itemsize = np.dtype(leaf.dtype).itemsize
     spec = spec_for(leaf.shape, itemsize, parts, min_bytes)
     size = math.prod(leaf.shape) * itemsize
-    if parts > 1 and size >= min_bytes and spec == PartitionSpec():
+    if parts > 1 and leaf.ndim and size >= min_bytes and spec == PartitionSpec():
       logging.warning(
         "%s %s (%.1f MiB) has no dimension divisible by %d: replicated",
         jax.tree_util.keystr(path), leaf.shape, size / 2**20, parts,

@@ -73,7 +73,7 @@ def build(
       g: bundles_lib.Bundles(state.params[g], shardings.params[g]) for g in stage.groups
     }
     packed = {g: plans[g].pack(gradients[g]) for g in stage.groups}
-    norms = {g: optax.global_norm(packed[g]) for g in stage.groups}
+    norms = {g: optimizers.global_norm(packed[g]) for g in stage.groups}
     finite = jnp.all(
       jnp.isfinite(jnp.stack([*output.losses.values(), *norms.values()]))
     )
@@ -92,7 +92,7 @@ def build(
         ema[g] = _average(plans[g], new, state.ema[g], decay, finite)
       metrics[f"loss/{g}"] = output.losses[g]
       metrics[f"gradient_norm/{g}"] = norms[g]
-      metrics[f"parameter_norm/{g}"] = optax.global_norm(new)
+      metrics[f"parameter_norm/{g}"] = optimizers.global_norm(new)
     metrics["learning_rate"] = rate(updates)
     metrics["skipped_steps"] = guard.skipped
     metrics = {name: jnp.asarray(x, jnp.float32) for name, x in metrics.items()}

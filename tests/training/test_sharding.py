@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where arrays lie, and refusals of meshes and batches that do not fit."""
+
+from __future__ import annotations
+
+import logging as python_logging
+
+import jax
+from jax.sharding import AxisType, PartitionSpec
+import numpy as np
+import pytest
+
+from lamd_jax.errors import ConfigError
+from lamd_jax.training import sharding
+
+
+@pytest.mark.parametrize("preset, shape", [("dp", (8, 1, 1, 1)), ("fsdp", (1, 8, 1, 1))])
+def test_presets(preset, shape):
+  mesh = sharding.make_mesh(preset)
+  assert mesh.axis_names == ("data", "fsdp", "tensor", "frames")
+  assert mesh.devices.shape == shape
+  assert set(mesh.axis_types) == {AxisType.Auto}
+  assert sharding.batch_parts(mesh) == 8
+
+
+def test_unknown_preset_names_the_choices():
+  with pytest.raises(ConfigError, match="'ddp'.*dp, fsdp"):
+    sharding.make_mesh("ddp")
+
+
+@pytest.mark.parametrize(
+  "shape, parts, spec",
+  [
+    ((3, 3, 64, 128), 8, PartitionSpec(None, None, None, "fsdp")),
+    ((3, 3, 128, 64), 8, PartitionSpec(None, None, "fsdp")),
+    ((64, 64), 8, PartitionSpec(None, "fsdp")),  # the last among equals
+    ((100, 64), 8, PartitionSpec(None, "fsdp")),  # 8 does not divide 100
+    ((99, 99), 8, PartitionSpec()),
+    ((64, 64), 1, PartitionSpec()),
+    ((8,), 8, PartitionSpec()),  # below min_bytes
+  ],
+)
+def test_largest_divisible_dimension_is_cut(shape, parts, spec):
+  assert sharding.spec_for(shape, 4, parts, min_bytes=64) == spec
+
+
+def test_large_replicated_arrays_are_named_and_small_ones_not(caplog):
+  mesh = sharding.make_mesh("fsdp")
+  tree = {"odd": np.zeros((99, 99), np.float32), "bias": np.zeros(3, np.float32)}
+  with caplog.at_level(python_logging.WARNING):
+    found = sharding.state_shardings(tree, mesh, min_bytes=1024)
+  assert all(s.spec == PartitionSpec() for s in jax.tree.leaves(found))
+  assert "'odd'" in caplog.text
+  assert "'bias'" not in caplog.text
+
+
+def test_placed_arrays_do_not_share_numpys_memory():
+  mesh = sharding.make_mesh("dp", jax.devices()[:1])
+  host = {"a": np.zeros(1 << 16, np.float32)}
+  placed = sharding.place(host, sharding.state_shardings(host, mesh))
+  host["a"][:] = 1
+  assert float(placed["a"].max()) == 0
+
+
+def test_batch_is_cut_over_all_devices_in_order():
+  mesh = sharding.make_mesh("fsdp")
+  rows = np.arange(16, dtype=np.int32)
+  placed = sharding.place_batch({"x": rows}, mesh)["x"]
+  np.testing.assert_array_equal(placed, rows)
+  assert [s.data.shape for s in placed.addressable_shards] == [(2,)] * 8
+
+
+def test_check_batch_names_the_multiple():
+  mesh = sharding.make_mesh("dp")
+  sharding.check_batch(mesh, 32, 2)
+  with pytest.raises(ConfigError, match="batch=8.*2 micro-batches.*multiple of 16"):
+    sharding.check_batch(mesh, 8, 2)
