@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import os
+import sys
+import threading
 
 from absl import logging
 import jax
@@ -78,6 +80,10 @@ def initialize(
 ) -> bool:
   """Connects the processes if there are several; call it before any other JAX call.
 
+  If the others do not come in time, the process prints one line and leaves with the
+  exit code of DistributedError: JAX itself would abort with a stack trace, in C++,
+  where nothing can be caught.
+
   Args:
     timeout_seconds: how long to wait for the others.
     environment: the environment variables to read.
@@ -86,20 +92,36 @@ def initialize(
     Whether several processes are connected.
 
   Raises:
-    DistributedError: the others did not come within the timeout.
+    DistributedError: the environment does not say how to connect.
   """
   processes = expected_processes(environment)
   if processes == 1:
     return False
   arguments = _arguments(environment, processes)
+  found = [name for name in (*_COUNTS, *_HOST_LISTS) if name in environment]
+  message = (
+    f"{processes} processes are expected but did not connect within {timeout_seconds} s:"
+    " start all of them, check that they reach the coordinator"
+    f" {arguments.get('coordinator_address', '')}, or unset {', '.join(found)} to run"
+    " alone"
+  )
+  watch = threading.Timer(timeout_seconds, _give_up, (message,))
+  watch.daemon = True
+  watch.start()
   try:
-    jax.distributed.initialize(initialization_timeout=timeout_seconds, **arguments)
+    # Longer than ours, so that our line comes first.
+    jax.distributed.initialize(
+      initialization_timeout=timeout_seconds + 60, **arguments
+    )
   except (RuntimeError, ValueError) as error:
-    raise DistributedError(
-      f"{processes} processes are expected but they did not connect within"
-      f" {timeout_seconds} s ({str(error).splitlines()[0]}). Start all of them, check"
-      " that the coordinator's port is open, or unset"
-      f" {', '.join(name for name in _COUNTS if name in environment)} to run alone"
-    ) from error
+    raise DistributedError(f"{message} ({str(error).splitlines()[0]})") from error
+  finally:
+    watch.cancel()
   logging.info("process %d of %d", jax.process_index(), jax.process_count())
   return True
+
+
+def _give_up(message: str) -> None:
+  sys.stderr.write(f"{message}\n")
+  sys.stderr.flush()
+  os._exit(DistributedError.exit_code)

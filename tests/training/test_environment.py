@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What surrounds a run: signals, processes, compute dtype, compile cache."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lamd_jax.errors import ConfigError
+from lamd_jax.training import compile_cache
+from lamd_jax.training import distributed
+from lamd_jax.training import precision
+from lamd_jax.training import preemption
+
+
+def _python(code, **environment):
+  return subprocess.run(
+    [sys.executable, "-c", textwrap.dedent(code)],
+    env={**os.environ, **environment},
+    capture_output=True,
+    text=True,
+    timeout=120,
+    check=False,
+  )
+
+
+def test_sigterm_sets_the_flag():
+  before = signal.getsignal(signal.SIGTERM)
+  try:
+    stop = preemption.Stop().install()
+    assert not preemption.agreed(stop, 0)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert preemption.agreed(stop, 1)
+  finally:
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_second_sigterm_leaves_at_once():
+  done = _python(
+    """
+    import os, signal
+    from lamd_jax.training import preemption
+    preemption.Stop().install()
+    for _ in range(2):
+      os.kill(os.getpid(), signal.SIGTERM)
+    os._exit(0)
+    """,
+    JAX_PLATFORMS="cpu",
+  )
+  assert done.returncode == 128 + signal.SIGTERM, done.stderr
+
+
+def test_long_host_loops_are_left():
+  stop = preemption.Stop()
+  taken = []
+  with pytest.raises(preemption.Preempted):
+    for item in preemption.until_stopped(iter(range(10)), stop):
+      taken.append(item)
+      if item == 3:
+        stop.request()
+  assert taken == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+  "environment, processes",
+  [
+    ({}, 1),
+    ({"JAX_NUM_PROCESSES": "4"}, 4),
+    ({"SLURM_NTASKS": "8", "SLURM_STEP_NODELIST": "n[1-2]"}, 8),
+    ({"SLURM_NTASKS": "8"}, 1),  # a shell of an allocation, not a step
+    ({"OMPI_COMM_WORLD_SIZE": "2"}, 2),
+    ({"SKYPILOT_NUM_NODES": "1"}, 1),
+    ({"TPU_WORKER_HOSTNAMES": "a,b,c,d"}, 4),
+    ({"TPU_WORKER_HOSTNAMES": "localhost"}, 1),
+  ],
+)
+def test_expected_processes(environment, processes):
+  assert distributed.expected_processes(environment) == processes
+
+
+def test_alone_nothing_is_initialised():
+  assert distributed.initialize(environment={}) is False
+
+
+def test_an_incomplete_set_of_variables_is_named():
+  with pytest.raises(ConfigError, match="JAX_COORDINATOR_ADDRESS, JAX_PROCESS_ID"):
+    distributed.initialize(environment={"JAX_NUM_PROCESSES": "2"})
+
+
+def test_a_missing_process_is_a_readable_failure():
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = free.getsockname()[1]
+  done = _python(
+    """
+    from lamd_jax.training import distributed
+    distributed.initialize(timeout_seconds=2)
+    """,
+    JAX_PLATFORMS="cpu",
+    JAX_NUM_PROCESSES="2",
+    JAX_PROCESS_ID="0",
+    JAX_COORDINATOR_ADDRESS=f"localhost:{port}",
+  )
+  assert done.returncode == distributed.DistributedError.exit_code
+  (line,) = done.stderr.splitlines()
+  assert line.startswith("2 processes are expected but did not connect within 2 s")
+  assert "JAX_NUM_PROCESSES" in line
+
+
+def test_compute_dtype():
+  assert precision.compute_dtype("auto") == jnp.float32  # these tests run on a CPU
+  assert precision.compute_dtype("bfloat16") == jnp.bfloat16
+  with pytest.raises(ConfigError, match="'float16'.*auto, bfloat16, float32"):
+    precision.compute_dtype("float16")
+
+
+@pytest.fixture
+def cache_config():
+  before = jax.config.jax_compilation_cache_dir
+  jax.config.update("jax_compilation_cache_dir", None)
+  yield
+  jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_compile_cache_is_on_by_default(cache_config, tmp_path, monkeypatch):
+  monkeypatch.delenv(compile_cache.VARIABLE, raising=False)
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  folder = compile_cache.enable()
+  assert folder == str(tmp_path / "lamd_jax" / "xla")
+  assert jax.config.jax_compilation_cache_dir == folder
+
+
+def test_compile_cache_follows_the_environment(cache_config, tmp_path, monkeypatch):
+  monkeypatch.setenv(compile_cache.VARIABLE, "off")
+  assert compile_cache.enable() is None
+  monkeypatch.setenv(compile_cache.VARIABLE, str(tmp_path / "mine"))
+  assert compile_cache.enable() == str(tmp_path / "mine")
+
+
+def test_a_cache_that_is_set_stays(cache_config, tmp_path):
+  jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+  assert compile_cache.enable() == str(tmp_path)

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Caches hold what encode gives, survive a stop, and are visited in a fixed order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import toy_stage
+
+from lamd_jax.errors import ConfigError
+from lamd_jax.training import latent_cache
+from lamd_jax.training import preemption
+
+COUNT = 20
+
+
+def _batches(hook=None):
+  """Clips of the table from any first clip on, four at a time."""
+
+  def make(first):
+    loader = toy_stage.ToyLoader(4, hook)
+    loader.set_state({"next": first})
+    return iter(loader)
+
+  return make
+
+
+def _build(folder, batches=None, stop=None, count=COUNT):
+  return latent_cache.build(
+    toy_stage.ToyStage(),
+    toy_stage.FROZEN,
+    batches or _batches(),
+    count,
+    folder,
+    stop or preemption.Stop(),
+  )
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+  return _build(tmp_path_factory.mktemp("cache") / "key")
+
+
+def test_rows_are_the_encoded_clips(dataset):
+  assert len(dataset) == COUNT
+  for i in (0, 7, COUNT - 1):
+    np.testing.assert_array_equal(dataset.mean[i], toy_stage.clip(i) * np.float32(0.25))
+  np.testing.assert_array_equal(dataset.log_variance, -1)
+  np.testing.assert_array_equal(dataset.label, np.arange(COUNT) % 3)
+
+
+def test_a_last_batch_that_is_too_long_is_cut(tmp_path):
+  dataset = _build(tmp_path / "key", count=6)
+  assert len(dataset) == 6
+  np.testing.assert_array_equal(dataset.mean[5], toy_stage.clip(5) * np.float32(0.25))
+
+
+def test_a_stopped_build_goes_on_where_it_was(dataset, tmp_path):
+  stop = preemption.Stop()
+  hook = lambda batch: stop.request() if batch == 2 else None
+  with pytest.raises(preemption.Preempted):
+    _build(tmp_path / "key", _batches(hook), stop)
+  assert latent_cache.load(tmp_path / "key") is None
+  seen = []
+  resumed = _build(tmp_path / "key", _batches(seen.append))
+  assert seen == [2, 3, 4]  # batches 0 and 1 were on disk
+  np.testing.assert_array_equal(resumed.mean, dataset.mean)
+  np.testing.assert_array_equal(resumed.label, dataset.label)
+
+
+def test_a_complete_cache_is_opened_without_encoding(tmp_path):
+  _build(tmp_path / "key")
+
+  def never(first):
+    raise AssertionError("encoded again")
+
+  assert len(_build(tmp_path / "key", never)) == COUNT
+
+
+def test_key_depends_on_every_input():
+  def weights(value, name="shift"):
+    return {"earlier": {"params": {name: np.float32(value)}, "extras": {}}}
+
+  keys = {
+    latent_cache.key(weights(1.0), {"size": 8}),
+    latent_cache.key(weights(np.nextafter(np.float32(1), 2)), {"size": 8}),
+    latent_cache.key(weights(1.0, "scale"), {"size": 8}),
+    latent_cache.key(weights(1.0), {"size": 9}),
+  }
+  assert len(keys) == 4
+  assert latent_cache.key(weights(1.0), {"size": 8}) in keys
+
+
+def _take(loader, count):
+  return [next(loader) for _ in range(count)]
+
+
+def test_order_is_a_function_of_seed_and_step(dataset):
+  make = lambda seed=0, **host: latent_cache.LatentLoader(
+    dataset, batch=4, seed=seed, **host
+  )
+  full = _take(make(), 10)
+  resumed = make()
+  resumed.set_state({"next_index": 12})
+  for expected, found in zip(full[3:], _take(resumed, 7), strict=True):
+    np.testing.assert_array_equal(found.mean, expected.mean)
+    np.testing.assert_array_equal(found.index, expected.index)
+  assert resumed.get_state() == {"next_index": 40}
+  # Two hosts together see the rows that one sees.
+  hosts = [make(process_index=i, process_count=2) for i in range(2)]
+  for expected in full:
+    parts = [next(host) for host in hosts]
+    stacked = np.stack([part.mean for part in parts], 1).reshape(expected.mean.shape)
+    np.testing.assert_array_equal(stacked, expected.mean)
+  other = _take(make(seed=1), 1)[0]
+  assert not np.array_equal(other.mean, full[0].mean)
+
+
+def test_each_epoch_visits_each_clip_once_in_another_order(dataset):
+  loader = latent_cache.LatentLoader(dataset, batch=4, seed=0)
+  orders = []
+  for _ in range(2):
+    batches = _take(loader, COUNT // 4)
+    means = np.concatenate([b.mean for b in batches])
+    flat = means.reshape(COUNT, -1)
+    table = np.asarray(dataset.mean).reshape(COUNT, -1)
+    order = [int(np.flatnonzero((table == row).all(1))[0]) for row in flat]
+    assert sorted(order) == list(range(COUNT))
+    orders.append(order)
+  assert orders[0] != orders[1]
+
+
+def test_a_bucket_is_refused(tmp_path):
+  with pytest.raises(ConfigError, match="not a local folder"):
+    _build("gs://bucket/cache")
+
+
+def test_too_few_clips_are_named(tmp_path):
+  batches = lambda first: iter(_take(_batches()(first), 2))
+  with pytest.raises(ConfigError, match="ended at 8 of 20"):
+    _build(tmp_path / "key", batches)
