@@ -28,7 +28,9 @@ from lamd_jax import types
 from lamd_jax.errors import DataError, InputError, WeightsError
 from lamd_jax.interchange import fill
 from lamd_jax.interchange import keys
+from lamd_jax.interchange import lvdm_autoencoder
 from lamd_jax.interchange import lvdm_unet
+from lamd_jax.networks.video_autoencoder import VideoAutoencoder
 from lamd_jax.nn import initializers
 from lamd_jax.systems import lvdm_blocks
 
@@ -52,6 +54,10 @@ def relative_error(ours: Any, reference: Any) -> float:
 def channels_last(x: np.ndarray) -> np.ndarray:
   """[B,C,...] -> [B,...,C]."""
   return np.ascontiguousarray(np.moveaxis(x, 1, -1))
+
+
+def _back(x: jax.Array) -> np.ndarray:
+  return np.moveaxis(np.asarray(x), -1, 1)
 
 
 def filled_state(data: Data) -> dict[str, np.ndarray]:
@@ -122,17 +128,43 @@ def run_unet(settings: Mapping[str, Any], data: Data) -> Errors:
 
   step = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=_COMPILE)
   (value, (y, blocks)), gradients = step(params)
-  back = lambda a: np.moveaxis(np.asarray(a), -1, 1)
   return {
-    "output": relative_error(back(y), data["y"]),
-    "blocks": max(relative_error(back(blocks[k]), data[k]) for k in blocks),
+    "output": relative_error(_back(y), data["y"]),
+    "blocks": max(relative_error(_back(blocks[k]), data[k]) for k in blocks),
     "loss": relative_error(value, data["l1_loss"]),
+    "gradients": gradient_error(gradients, rules, data),
+  }
+
+
+def run_video_autoencoder(settings: Mapping[str, Any], data: Data) -> Errors:
+  """Returns the errors of moments and reconstruction, of loss and of gradients."""
+  settings = {**config.defaults().model.autoencoder.to_dict(), **settings}
+  autoencoder = VideoAutoencoder(**settings)
+  x, noise = channels_last(data["x"]), channels_last(data["noise"])
+  expected = initializers.shapes(autoencoder, x)["params"]
+  rules = lvdm_autoencoder.video_rules(expected)
+  params = keys.to_params(filled_state(data), rules, expected)
+
+  def loss(params):
+    net = autoencoder.bind({"params": params})
+    mean, log_variance = net.encode(x)
+    recon = net.decode(mean + jnp.exp(log_variance / 2) * noise)
+    kl = jnp.square(mean) + jnp.exp(log_variance) - 1 - log_variance
+    outputs = {"mean": mean, "logvar": log_variance, "recon": recon}
+    return jnp.abs(recon - x).mean() + 1e-3 * kl.sum() / 2, outputs
+
+  step = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=_COMPILE)
+  (value, outputs), gradients = step(params)
+  return {
+    "output": max(relative_error(_back(v), data[k]) for k, v in outputs.items()),
+    "loss": relative_error(value, data["loss"]),
     "gradients": gradient_error(gradients, rules, data),
   }
 
 
 KINDS: dict[str, Callable[[Mapping[str, Any], Data], Errors]] = {
   "unet": run_unet,
+  "video_autoencoder": run_video_autoencoder,
 }
 
 
