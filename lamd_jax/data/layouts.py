@@ -118,7 +118,7 @@ def _bair(root: pathlib.Path) -> Layout | None:
 
 def _cater(root: pathlib.Path) -> Layout | None:
   if _has(root, "videos/*.avi") and _has(root, "*_explicit.json"):
-    return Layout("CATER-GEN", flags=("--config.data.flip=False",))
+    return Layout("CATER-GEN")
   return None
 
 

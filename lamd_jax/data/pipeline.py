@@ -161,7 +161,7 @@ def loader(
 
 
 def in_order(
-  data_config: ConfigDict, split: str, batch: int, seed: int, first: int = 0
+  data_config: ConfigDict, split: str, batch: int, seed: int, *, first: int = 0
 ) -> Iterator[types.VideoBatch]:
   """Yields batches without end in the order of the clip table, from clip `first` on.
 
@@ -173,9 +173,7 @@ def in_order(
     yield from made
 
 
-def clips(
-  data_config: ConfigDict, split: str, count: int, seed: int
-) -> np.ndarray:
+def clips(data_config: ConfigDict, split: str, count: int, seed: int) -> np.ndarray:
   """Returns the first `count` evaluation clips, [N,T,H,W,3] uint8, never flipped.
 
   Random sampling takes windows that share no frame, one from each video before a

@@ -11,6 +11,7 @@ import argparse
 from collections import Counter
 from collections.abc import Sequence
 import pathlib
+import shlex
 import sys
 
 from lamd_jax.data import index
@@ -44,7 +45,10 @@ def _ranges(entries: Sequence[Entry]) -> list[str]:
   frames = sorted(entry.n_frames for entry in entries)
   sizes = Counter(f"{entry.width}x{entry.height}" for entry in entries)
   rates = Counter(f"{entry.fps:.2f}" for entry in entries if entry.fps)
-  most = lambda counter: ", ".join(f"{k} ({n})" for k, n in counter.most_common(4))
+
+  def most(counter: Counter[str]) -> str:
+    return ", ".join(f"{value} ({n})" for value, n in counter.most_common(4))
+
   return [
     f"frames  {frames[0]} to {frames[-1]}, median {frames[len(frames) // 2]}",
     f"size    {most(sizes)}",
@@ -83,7 +87,7 @@ def _report_files(root: pathlib.Path, source: str) -> bool:
 
 def _report_records(root: pathlib.Path) -> bool:
   for split, row in array_record.load_metadata(root)["splits"].items():
-    print(f"{split}: {sum(row['counts'])} videos {row['width']}x{row['height']}")
+    print(f"{split}: {row['count']} videos {row['width']}x{row['height']}")
     missing = [name for name in row["files"] if not (root / name).is_file()]
     for name in missing:
       print(f"problem {name} is missing")
@@ -113,7 +117,9 @@ def run(folder: str) -> int:
     serves = True  # what TFDS prepared it checks itself
   if not serves:
     return DataError.exit_code
-  flags = [f"--config.data.source={layout.source}", f"--config.data.root={root}"]
+  # Quoted for the shell: data set names hold spaces and "#".
+  place = shlex.quote(f"--config.data.root={root}")
+  flags = [f"--config.data.source={layout.source}", place]
   print("flags   " + " ".join([*flags, *layout.flags]))
   return 0
 

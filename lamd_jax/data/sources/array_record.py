@@ -3,7 +3,7 @@
 
 A folder holds `metadata.json` and, for each split, `<split>-00000-of-00004.array_record`
 and `<split>.jsonl`. A record is the raw bytes of one video [T,H,W,3]; line i of the
-jsonl is record i, shards in order: {"id", "frames", "label", "caption"}.
+jsonl is record i // shards of shard i % shards: {"id", "frames", "label", "caption"}.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def write(
     array_record_module.ArrayRecordWriter(str(folder / f"{name}.part"), _WRITER_OPTIONS)
     for name in names
   ]
-  lines: list[list[str]] = [[] for _ in range(shards)]
+  lines: list[str] = []
   size = None
   try:
     for i, record in enumerate(records):
@@ -72,7 +72,7 @@ def write(
       writers[i % shards].write(video.tobytes())
       fields = {"id": record.id, "frames": len(video), "label": int(record.label),
                 "caption": record.caption}  # fmt: skip
-      lines[i % shards].append(json.dumps(fields))
+      lines.append(f"{json.dumps(fields)}\n")
   finally:
     for writer in writers:
       writer.close()
@@ -80,14 +80,13 @@ def write(
     raise DataError(f"split {split}: no video to write")
   for name in names:
     os.replace(folder / f"{name}.part", folder / name)
-  _replace(folder / f"{split}.jsonl", "".join(f"{x}\n" for part in lines for x in part))
+  _replace(folder / f"{split}.jsonl", "".join(lines))
   old = load_metadata(folder) if (folder / METADATA).exists() else {"splits": {}}
-  counts = [len(part) for part in lines]
-  row = {"files": names, "counts": counts, "height": size[0], "width": size[1],
+  row = {"files": names, "count": len(lines), "height": size[0], "width": size[1],
          "fps": fps}  # fmt: skip
   splits = {**old["splits"], split: row}
   _replace(folder / METADATA, json.dumps({**_FORMAT, "splits": splits}, indent=2) + "\n")
-  return sum(counts)
+  return len(lines)
 
 
 def _replace(path: pathlib.Path, text: str) -> None:
@@ -115,12 +114,11 @@ class RecordVideos:
     self.where = str(folder)
     self._paths = [str(folder / name) for name in row["files"]]
     self._size = (row["height"], row["width"])
-    self._ends = np.cumsum(row["counts"])
     text = (folder / f"{split}.jsonl").read_text("utf-8")
     lines = [json.loads(line) for line in text.splitlines()]
-    if len(lines) != self._ends[-1]:
+    if len(lines) != row["count"]:
       raise DataError(
-        f"{folder}/{split}.jsonl has {len(lines)} lines, {METADATA} says {self._ends[-1]}"
+        f"{folder}/{split}.jsonl has {len(lines)} lines, {METADATA} says {row['count']}"
       )
     self._names = [line["id"] for line in lines]
     self._digest = hashlib.sha256(f"{row}{text}".encode()).hexdigest()
@@ -141,8 +139,7 @@ class RecordVideos:
 
   def read(self, video: int, frames: np.ndarray, size: int) -> np.ndarray:
     del size
-    shard = int(np.searchsorted(self._ends, video, side="right"))
-    record = video - (int(self._ends[shard - 1]) if shard else 0)
+    record, shard = divmod(video, len(self._paths))
     data = self._reader(shard).read([record])[0]
     shape = (int(self.n_frames[video]), *self._size, 3)
     if len(data) != np.prod(shape):

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The clip table: bounds, strides, and no shared frames."""
+
+import numpy as np
+import pytest
+
+from lamd_jax.data import clips
+
+
+def test_too_short_by_one_frame_is_out():
+  # Four frames at stride 3 reach from frame 0 to frame 9: ten frames.
+  table = clips.training_table(np.array([9, 10, 0]), 4, 3, "random", False)
+  assert table.video.tolist() == [1]
+  assert clips.span(4, 3, "random", False) == 10
+
+
+def test_random_starts_reach_both_ends_and_honour_the_stride():
+  table = clips.training_table(np.array([12]), 4, 3, "random", False)
+  seen = [
+    tuple(clips.frame_indices(table, 0, 12, draw)) for draw in np.linspace(0, 0.9999, 50)
+  ]
+  assert set(seen) == {(0, 3, 6, 9), (1, 4, 7, 10), (2, 5, 8, 11)}
+
+
+def test_tiles_share_no_frame_and_stay_inside():
+  table = clips.training_table(np.array([25, 7, 12]), 4, 2, "tile", False)
+  rows = [(v, s) for v, s in zip(table.video.tolist(), table.start.tolist())]
+  # Windows of 7 frames, one every 8: 25 frames hold three of them, 7 and 12 one.
+  assert rows == [(0, 0), (0, 8), (0, 16), (1, 0), (2, 0)]
+
+
+def test_linspace_spreads_over_the_whole_video():
+  table = clips.training_table(np.array([30, 4, 3]), 4, 5, "linspace", False)
+  assert table.video.tolist() == [0, 1]
+  assert clips.frame_indices(table, 0, 30, 0.7).tolist() == [0, 9, 19, 29]
+
+
+def test_pad_last_repeats_the_last_frame_only_when_asked():
+  n_frames = np.array([3, 0])
+  assert len(clips.training_table(n_frames, 4, 2, "random", False).video) == 0
+  table = clips.training_table(n_frames, 4, 2, "random", True)
+  assert table.video.tolist() == [0]
+  assert clips.frame_indices(table, 0, 3, 0.9).tolist() == [0, 2, 2, 2]
+
+
+def test_evaluation_takes_every_video_before_a_second_window_of_any():
+  n_frames = np.array([50, 9, 30])
+  table = clips.evaluation_table(n_frames, 4, 2, "random", False, 100, seed=3)
+  # 7 frames a window, one every 8: 6, 1 and 3 windows.
+  assert table.video[:3].tolist() == [0, 1, 2]
+  assert np.bincount(table.video).tolist() == [6, 1, 3]
+  used = set()
+  for row in range(len(table.video)):
+    video = int(table.video[row])
+    frames = clips.frame_indices(table, row, int(n_frames[video]), 0.5)
+    assert frames[0] >= 0 and frames[-1] < n_frames[video]
+    assert (np.diff(frames) == 2).all()
+    window = {(video, f) for f in range(frames[0], frames[-1] + 1)}
+    assert not window & used
+    used |= window
+  again = clips.evaluation_table(n_frames, 4, 2, "random", False, 4, seed=3)
+  assert np.array_equal(again.start, table.start[:4])
+  other = clips.evaluation_table(n_frames, 4, 2, "random", False, 100, seed=4)
+  assert not np.array_equal(other.start, table.start)
+
+
+@pytest.mark.parametrize("sampling", ["first", "tile", "linspace"])
+def test_evaluation_of_fixed_samplings_is_the_head_of_the_table(sampling):
+  n_frames = np.array([20, 20])
+  whole = clips.training_table(n_frames, 4, 2, sampling, False)
+  head = clips.evaluation_table(n_frames, 4, 2, sampling, False, 2, seed=0)
+  assert np.array_equal(head.video, whole.video[:2])
+  assert np.array_equal(head.start, whole.start[:2])

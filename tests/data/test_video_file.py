@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files decode to the frames asked for, and damage is noticed."""
+
+import numpy as np
+import pytest
+
+from lamd_jax import media
+from lamd_jax.data import video_file
+from lamd_jax.data.errors import DataError
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif"])
+def test_every_container_gives_count_rate_and_the_right_frames(tmp_path, make, suffix):
+  path = make.video(tmp_path / f"a #1 ü{suffix}", 23, fps=10, height=26, width=34)
+  facts = video_file.probe(path)
+  assert facts[:4] == (23, 10.0, 26, 34)
+  clip = video_file.read(path, [3, 3, 9, 22], facts.n_frames)
+  assert clip.dtype == np.uint8 and clip.shape == (4, 26, 34, 3)
+  assert make.numbers(clip).tolist() == [3, 3, 9, 22]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv", ".webm"])
+def test_seeking_gives_what_decoding_from_the_start_gives(tmp_path, make, suffix):
+  path = make.video(tmp_path / f"long{suffix}", 55, gop=10)
+  # More keyframes than a real index keeps, so that seeking matters on a short file.
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(video_file, "_KEYFRAME_SPACING", 5)
+    facts = video_file.probe(path)
+  if suffix != ".mp4":  # x264 puts its keyframes 250 apart
+    assert len(facts.keyframes) >= 3
+  for first in (0, 7, 19, 20, 21, 44, 50):
+    wanted = [first, first + 2, first + 4]
+    sought = video_file.read(path, wanted, 55, facts.keyframes)
+    assert np.array_equal(sought, video_file.read(path, wanted, 55))
+    assert make.numbers(sought).tolist() == wanted
+
+
+def test_a_wrong_keyframe_is_not_believed(tmp_path, make):
+  path = make.video(tmp_path / "a.mkv", 40, gop=10)
+  with pytest.raises(DataError, match="not where the index says"):
+    video_file.read(path, [35, 36], 40, ((30, 1234),))
+
+
+def test_missing_frames_are_an_error(tmp_path, make):
+  path = make.video(tmp_path / "a.mp4", 10)
+  with pytest.raises(DataError, match="frame 12 of 14 is not there"):
+    video_file.read(path, [8, 12], 14)
+
+
+def test_truncated_file_that_decodes_short_is_an_error(tmp_path, make):
+  """An mp4 with its index in front loses its end without any exception."""
+  path, rng = tmp_path / "a.mp4", np.random.default_rng(0)
+  media.write_mp4(path, rng.integers(0, 256, (40, 64, 64, 3), dtype=np.uint8), 8)
+  data = path.read_bytes()
+  path.write_bytes(data[: len(data) // 2])
+  with pytest.raises(Exception, match="of the 40 frames it declares|Invalid data"):
+    video_file.probe(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"just some text\n" * 20, b"\x00" * 500])
+def test_no_video_is_an_error(tmp_path, content):
+  path = tmp_path / "a.mp4"
+  path.write_bytes(content)
+  with pytest.raises(Exception):
+    video_file.probe(path)
+
+
+def test_a_playlist_cannot_read_other_files(tmp_path, make):
+  """A text file that FFmpeg would follow to another file is refused by its format."""
+  make.video(tmp_path / "secret.mp4", 5)
+  trap = tmp_path / "trap.mp4"
+  trap.write_text(f"ffconcat version 1.0\nfile '{tmp_path / 'secret.mp4'}'\n")
+  with pytest.raises(Exception, match="[Ii]nvalid"):
+    video_file.probe(trap)
