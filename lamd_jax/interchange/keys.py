@@ -103,7 +103,9 @@ def nest(flat: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
   return tree
 
 
-def source_shapes(expected: Params, rules: Iterable[Rule]) -> dict[str, tuple[int, ...]]:
+def source_shapes(
+  expected: Params, rules: Iterable[Rule]
+) -> dict[str, tuple[int, ...]]:
   """Returns {name in the state dict: its shape there}.
 
   Args:
@@ -113,7 +115,8 @@ def source_shapes(expected: Params, rules: Iterable[Rule]) -> dict[str, tuple[in
   flat = flatten(expected)
   # A zero-stride view costs no memory however large the tensor.
   dummy = lambda leaf: np.broadcast_to(np.float32(0), leaf.shape)
-  return {r.source: _LAYOUTS[r.layout].to_state(dummy(flat[r.path])).shape for r in rules}
+  turn = lambda rule: _LAYOUTS[rule.layout].to_state(dummy(flat[rule.path]))
+  return {rule.source: turn(rule).shape for rule in rules}
 
 
 def to_params(
@@ -179,15 +182,20 @@ def _check_map(rules: list[Rule], expected: Params) -> None:
   flat = flatten(expected)
   problems = [f"parameter {'/'.join(p)} has no rule" for p in flat if p not in paths]
   problems += [
-    f"{r.source} has no parameter {'/'.join(p)}" for p, r in paths.items() if p not in flat
+    f"{r.source} has no parameter {'/'.join(p)}"
+    for p, r in paths.items()
+    if p not in flat
   ]
   problems += [
-    f"{r.source} has layout {r.layout}, but its parameter is of rank {len(flat[p].shape)}"
+    f"{r.source} has layout {r.layout}, but its parameter is of rank"
+    f" {len(flat[p].shape)}"
     for p, r in paths.items()
     if p in flat and _LAYOUTS[r.layout].rank not in (None, len(flat[p].shape))
   ]
   if not len(paths) == len(sources) == len(rules):
-    problems.append(f"{len(rules)} rules for {len(sources)} names, {len(paths)} parameters")
+    problems.append(
+      f"{len(rules)} rules for {len(sources)} names, {len(paths)} parameters"
+    )
   _refuse(problems)
 
 

@@ -52,11 +52,8 @@ for _ours, _theirs, _norm in (
 ):
   _TRANSFORMER[f"{_ours}_norm"] = (f"{_BLOCK}.{_norm}", _NORM)
   _TRANSFORMER[_ours] = (f"{_BLOCK}.{_theirs}", _TABLES)
-  for _ours_part, _theirs_part in (("q", "q"), ("k", "k"), ("v", "v"), ("out", "out.0")):
-    _TRANSFORMER[f"{_ours}/{_ours_part}"] = (
-      f"{_BLOCK}.{_theirs}.to_{_theirs_part}",
-      _DENSE,
-    )
+  for _part, _to in (("q", "q"), ("k", "k"), ("v", "v"), ("out", "out.0")):
+    _TRANSFORMER[f"{_ours}/{_part}"] = (f"{_BLOCK}.{_theirs}.to_{_to}", _DENSE)
 
 _SINGLE = {
   ("time_embedding", "dense_0"): ("time_embed.0", _DENSE),

@@ -187,7 +187,9 @@ class UNet(nn.Module):
         raise ValueError(f"conditions.{field} is given, but this UNet embeds none")
     unknown = set(conditions.keep or ()) - set(_DROPPABLE)
     if unknown:
-      raise ValueError(f"keep flags {sorted(unknown)}; only {_DROPPABLE} can be dropped")
+      raise ValueError(
+        f"keep has flags {sorted(unknown)}; only {_DROPPABLE} can be dropped"
+      )
 
 
 def _kept(value: jax.Array, field: str, conditions: types.Conditions) -> jax.Array:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convolution, dense and group-norm layers: parameters in float32, compute in `dtype`."""
+"""Convolution, dense and norm layers: parameters in float32, compute in `dtype`."""
 
 from __future__ import annotations
 
@@ -81,7 +81,8 @@ class GroupNorm(nn.Module):
     channels = x.shape[-1]
     scale = self.param("scale", initializers.ones, (channels,))
     bias = self.param("bias", initializers.zeros, (channels,))
-    grouped = x.astype(jnp.float32).reshape(x.shape[0], -1, self.groups, channels // self.groups)
+    shape = (x.shape[0], -1, self.groups, channels // self.groups)
+    grouped = x.astype(jnp.float32).reshape(shape)
     mean = grouped.mean((1, 3), keepdims=True)
     centred = grouped - mean
     variance = jnp.square(centred).mean((1, 3), keepdims=True)

@@ -186,7 +186,11 @@ def run_case(folder: pathlib.Path, name: str, settings: Mapping[str, Any]) -> Er
   if not path.is_file():
     raise DataError(f"{path} does not exist")
   with np.load(path, allow_pickle=False) as data:
-    return KINDS[kind](settings, dict(data))
+    arrays = dict(data)
+  try:
+    return KINDS[kind](settings, arrays)
+  except KeyError as error:
+    raise DataError(f"{path.name} or its entry in cases.json lacks {error}") from error
 
 
 def uncovered(folder: pathlib.Path, cases: Mapping[str, Any]) -> list[str]:

@@ -21,7 +21,8 @@ def _recorded(path):
   with np.load(path, allow_pickle=False) as data:
     keys = [str(k) for k in data["keys"]]
     shapes = dict(zip(keys, map(tuple, json.loads(str(data["shapes"])))))
-    columns = (dict(zip(keys, data[c].tolist())) for c in ("norm_scale", "w_sum", "w_sumsq"))
+    names = ("norm_scale", "w_sum", "w_sumsq")
+    columns = (dict(zip(keys, data[name].tolist())) for name in names)
     return shapes, *columns
 
 

@@ -223,11 +223,15 @@ def test_remat_changes_no_parameter(remat):
     ({}, dict(z=Z[:, :, :3]), "latents of 3x4 .* divisible by 2"),
     ({}, dict(mode="film"), "mode is 'film'"),
     ({"remat": "some"}, {}, "remat is 'some'"),
-    ({}, dict(conditions=types.Conditions(label=np.zeros(2, np.int32))), "label is given"),
+    (
+      {},
+      dict(conditions=types.Conditions(label=np.zeros(2, np.int32))),
+      "conditions.label is given",
+    ),
     (
       {},
       dict(conditions=types.Conditions(keep={"context": np.ones(2)})),
-      r"keep flags \['context'\]",
+      r"keep has flags \['context'\]",
     ),
   ],
 )

@@ -11,7 +11,7 @@ from lamd_jax.nn.residual import ResBlock
 
 
 def _block(features=32, resample=None, scale_shift_norm=True):
-  return ResBlock(features, resample, temporal_kernel=1, scale_shift_norm=scale_shift_norm)
+  return ResBlock(features, resample, 1, scale_shift_norm)
 
 
 def _apply(block, params, x, emb):

@@ -35,6 +35,12 @@ def _load(folder, name):
     return dict(data)
 
 
+def test_video_autoencoder_computes_what_the_reference_does(folder, cases):
+  errors = parity.run_case(folder, "lvdm_ae_tiny", cases["lvdm_ae_tiny"])
+  assert set(errors) == {"output", "loss", "gradients"}
+  assert max(errors.values()) < 2e-5
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_unet_computes_what_the_reference_does(folder, cases, name):
   errors = parity.run_case(folder, name, cases[name])
@@ -94,6 +100,16 @@ def test_an_error_above_the_limit_fails_the_program(
   monkeypatch.setitem(parity.KINDS, "unet", lambda *_: {"output": error, "loss": 0.0})
   assert parity.main([str(_copy(folder, cases, tmp_path, lambda data: None))]) == 1
   assert f"{SHORT}: FAILED  output" in capsys.readouterr().out
+
+
+def test_a_field_that_is_missing_is_named(folder, cases, tmp_path, capsys):
+  def change(data):
+    del data["target"]
+
+  assert parity.main([str(_copy(folder, cases, tmp_path, change))]) == 1
+  assert f"{SHORT}.npz or its entry in cases.json lacks 'target'" in (
+    capsys.readouterr().out
+  )
 
 
 def test_relative_error_is_relative_above_one_only():
