@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The progress line of a run: live on a terminal, a plain line now and then elsewhere."""
+"""The progress line of a run: live on a terminal, now and then a line elsewhere."""
 
 from __future__ import annotations
 

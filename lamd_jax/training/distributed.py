@@ -100,8 +100,8 @@ def initialize(
   arguments = _arguments(environment, processes)
   found = [name for name in (*_COUNTS, *_HOST_LISTS) if name in environment]
   message = (
-    f"{processes} processes are expected but did not connect within {timeout_seconds} s:"
-    " start all of them, check that they reach the coordinator"
+    f"{processes} processes are expected but did not connect within"
+    f" {timeout_seconds} s: start all of them, check that they reach the coordinator"
     f" {arguments.get('coordinator_address', '')}, or unset {', '.join(found)} to run"
     " alone"
   )

@@ -113,14 +113,12 @@ def train(
       state, step = _steps(run, state, step, preview_batch)
       if step < optim.steps:
         return _leave(run, state, step)
-    try:
+    try:  # still polled: measuring may take minutes
       state = _finish(run, state, finish_batches)
     except preemption.Preempted:
       return _leave(run, state, step)
-    store.save(state, loader.get_state())
-    store.wait()
+    _commit(run, state)
     checkpoints.mark_finished(workdir, step)
-  writer.flush()
   return Result("finished", step)
 
 
@@ -203,7 +201,7 @@ def _steps(
   """
   first = step
   batches = iter(run.loader)
-  monitor = monitor_lib.Monitor(run.stage.name, run.optim.steps, run.train, run.writer)
+  monitor = monitor_lib.Monitor(run.stage.name, step, run.optim.steps, run.train, run.writer)
   previews = _Previews(run, preview_batch)
   while step < run.optim.steps and not preemption.agreed(run.stop, step):
     if step > first and step % run.train.checkpoint_every == 0:
@@ -259,11 +257,15 @@ def _finish(
   return state._replace(extras=extras)
 
 
-def _leave(run: _Run, state: State, step: int) -> Result:
-  """Saves what there is and says so."""
+def _commit(run: _Run, state: State) -> None:
+  """Saves and waits until it is on disk."""
   run.store.save(state, run.loader.get_state())
   run.store.wait()
   run.writer.flush()
+
+
+def _leave(run: _Run, state: State, step: int) -> Result:
+  """Saves what there is and says so."""
+  _commit(run, state)
   logging.warning("stage %s stopped and saved after step %d", run.stage.name, step)
   return Result("preempted", step)
-

@@ -26,8 +26,10 @@ class NonFiniteError(RuntimeError):
 class Monitor:
   """Logs steps a little after they ran, and ends the run when the guard tripped."""
 
-  def __init__(self, stage: str, steps: int, train: ConfigDict, writer: Writer):
-    """Args: the stage's name and last step, `config.train`, and where to log."""
+  def __init__(
+    self, stage: str, first: int, steps: int, train: ConfigDict, writer: Writer
+  ):
+    """Args: the stage, steps done before, its last, `config.train`, where to log."""
     self._stage = stage
     self._steps = steps
     self._train = train
@@ -39,7 +41,7 @@ class Monitor:
     self._indices: collections.deque[tuple[int, np.ndarray]] = collections.deque(
       maxlen=train.log_every + train.max_nonfinite + _QUEUED_STEPS
     )
-    self._skipped: int | None = None
+    self._checked = first  # up to this step the guard is known
 
   def after_step(self, step: int, report: Report, index: np.ndarray) -> None:
     """Takes note of a step that was started; logs the one before if it is due."""
@@ -77,20 +79,19 @@ class Monitor:
       examples = {s: i.tolist() for s, i in self._indices if last - limit < s <= last}
       self._writer.flush()
       raise NonFiniteError(
-        f"stage {self._stage}: loss or gradient was not finite in {limit} steps"
-        f" in a row, {last - limit + 1} to {last} (train.max_nonfinite={limit}); examples"
+        f"stage {self._stage}: loss or gradient was not finite in {limit} steps in a"
+        f" row, {last - limit + 1} to {last} (train.max_nonfinite={limit}); examples"
         f" by step: {examples}. Lower optim.{self._stage}.learning_rate or set"
         " clip_norm, or look at these examples"
       )
-    skipped = int(guard.skipped)
-    if self._skipped is not None and skipped > self._skipped:
-      last = int(guard.last)
+    last = int(guard.last)
+    if last > self._checked:
       logging.warning(
-        "step %d: %d of the last steps skipped (not finite), last %d, examples %s",
-        step, skipped - self._skipped, last,
+        "stage %s: step %d was skipped, not finite (%d so far), examples %s",
+        self._stage, last, int(guard.skipped),
         [i.tolist() for s, i in self._indices if s == last],
       )  # fmt: skip
-    self._skipped = skipped
+    self._checked = step
 
 
 def due(step: int, every: int) -> bool:

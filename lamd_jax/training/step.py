@@ -9,6 +9,7 @@ loss or gradient is not finite, everything but the counters stays as it was.
 from __future__ import annotations
 
 from collections.abc import Callable
+import functools
 from typing import Any, NamedTuple
 
 import chex
@@ -19,7 +20,7 @@ from ml_collections import ConfigDict
 import optax
 
 from lamd_jax import rng
-from lamd_jax.training import bundles as bundles_lib
+from lamd_jax.training import bundles
 from lamd_jax.training import optimizers
 from lamd_jax.training import sharding
 from lamd_jax.training.stage import Batch, Frozen, Stage, StageOutput, Tree
@@ -35,6 +36,17 @@ class Report(NamedTuple):
 
 # (state, frozen, root key, batch) -> (state, report)
 Step = Callable[[State, Frozen, jax.Array, Batch], tuple[State, Report]]
+
+
+class _Plan(NamedTuple):
+  """What is static about a step."""
+
+  stage: Stage
+  variant: str
+  optim: ConfigDict
+  max_nonfinite: int
+  mesh: Mesh
+  shardings: State  # a NamedSharding for each array of the state
 
 
 def build(
@@ -58,58 +70,55 @@ def build(
     shardings: a NamedSharding for each array of the state, which is donated.
     frozen_shardings: likewise for `frozen`.
   """
-  optimizer = optimizers.make(optim)
-  rate = optimizers.learning_rate(optim)
-
-  def step(state: State, frozen: Frozen, root: jax.Array, batch: Batch):
-    streams = rng.Streams(root, state.step)
-    forward = lambda params, extras, part: _checked(
-      stage, stage.forward(params, extras, frozen, part, streams, variant), extras
-    )
-    gradients, output = _gradients(
-      forward, state, batch, optim.accumulate, mesh, shardings.params
-    )
-    plans = {
-      g: bundles_lib.Bundles(state.params[g], shardings.params[g]) for g in stage.groups
-    }
-    packed = {g: plans[g].pack(gradients[g]) for g in stage.groups}
-    norms = {g: optimizers.global_norm(packed[g]) for g in stage.groups}
-    finite = jnp.all(
-      jnp.isfinite(jnp.stack([*output.losses.values(), *norms.values()]))
-    )
-    guard = _count(state.guard, finite, state.step + 1, max_nonfinite)
-    updates = state.step - state.guard.skipped  # made before this step
-    decay = optimizers.ema_decay(optim, updates + 1)
-
-    params, ema, opt_state = {}, {}, {}
-    metrics = dict(output.metrics)
-    for g in stage.groups:
-      clipped = optimizers.clip(packed[g], norms[g], optim.clip_norm)
-      new, params[g], opt_state[g] = _update(
-        plans[g], optimizer, clipped, state.params[g], state.opt_state[g], finite
-      )
-      if g in state.ema:
-        ema[g] = _average(plans[g], new, state.ema[g], decay, finite)
-      metrics[f"loss/{g}"] = output.losses[g]
-      metrics[f"gradient_norm/{g}"] = norms[g]
-      metrics[f"parameter_norm/{g}"] = optimizers.global_norm(new)
-    metrics["learning_rate"] = rate(updates)
-    metrics["skipped_steps"] = guard.skipped
-    metrics = {name: jnp.asarray(x, jnp.float32) for name, x in metrics.items()}
-    extras = _keep_unless(finite, output.extras, state.extras)
-    state = State(state.step + 1, params, ema, opt_state, extras, guard)
-    return state, Report(metrics, guard)
-
+  plan = _Plan(stage, variant, optim, max_nonfinite, mesh, shardings)
   whole = sharding.replicated(mesh)
   return jax.jit(
-    step,
+    functools.partial(_step, plan),
     in_shardings=(shardings, frozen_shardings, whole, sharding.batch_sharding(mesh)),
     out_shardings=(shardings, whole),
     donate_argnums=0,
   )
 
 
-def _checked(stage: Stage, output: StageOutput, extras: Tree) -> StageOutput:
+def _step(
+  plan: _Plan, state: State, frozen: Frozen, root: jax.Array, batch: Batch
+) -> tuple[State, Report]:
+  """The step itself, in the order of the docstring above."""
+  stage, optim = plan.stage, plan.optim
+  streams = rng.Streams(root, state.step)
+  gradients, output = _gradients(plan, state, frozen, batch, streams)
+  packing = {
+    g: bundles.Bundles(state.params[g], plan.shardings.params[g]) for g in stage.groups
+  }
+  packed = {g: packing[g].pack(gradients[g]) for g in stage.groups}
+  norms = {g: optimizers.global_norm(packed[g]) for g in stage.groups}
+  numbers = [*output.losses.values(), *norms.values()]
+  finite = jnp.all(jnp.isfinite(jnp.stack(numbers)))
+  guard = _count(state.guard, finite, state.step + 1, plan.max_nonfinite)
+  updates = state.step - state.guard.skipped  # made before this step
+  decay = optimizers.ema_decay(optim, updates + 1)
+
+  params, ema, opt_state = {}, {}, {}
+  metrics = dict(output.metrics)
+  for g in stage.groups:
+    clipped = optimizers.clip(packed[g], norms[g], optim.clip_norm)
+    new, params[g], opt_state[g] = _update(
+      packing[g], optim, clipped, state.params[g], state.opt_state[g], finite
+    )
+    if g in state.ema:
+      ema[g] = _average(packing[g], new, state.ema[g], decay, finite)
+    metrics[f"loss/{g}"] = output.losses[g]
+    metrics[f"gradient_norm/{g}"] = norms[g]
+    metrics[f"parameter_norm/{g}"] = optimizers.global_norm(new)
+  metrics["learning_rate"] = optimizers.learning_rate(optim)(updates)
+  metrics["skipped_steps"] = guard.skipped
+  metrics = {name: jnp.asarray(x, jnp.float32) for name, x in metrics.items()}
+  extras = _keep_unless(finite, output.extras, state.extras)
+  state = State(state.step + 1, params, ema, opt_state, extras, guard)
+  return state, Report(metrics, guard)
+
+
+def _check(stage: Stage, output: StageOutput, extras: Tree) -> None:
   """Checks, while tracing, that a stage keeps the protocol."""
   if set(output.losses) != set(stage.groups):
     raise ValueError(
@@ -118,21 +127,17 @@ def _checked(stage: Stage, output: StageOutput, extras: Tree) -> StageOutput:
     )
   # Otherwise the step would be traced again at its second call.
   chex.assert_trees_all_equal_shapes_and_dtypes(output.extras, extras)
-  return output
 
 
 def _gradients(
-  forward: Callable[[Tree, Tree, Batch], StageOutput],
-  state: State,
-  batch: Batch,
-  parts: int,
-  mesh: Mesh,
-  shardings: Tree,
+  plan: _Plan, state: State, frozen: Frozen, batch: Batch, streams: rng.Streams
 ) -> tuple[Tree, StageOutput]:
-  """Returns the gradient of the summed losses, averaged over `parts` micro-batches."""
+  """Returns the gradient of the summed losses, averaged over the micro-batches."""
+  stage, parts, shardings = plan.stage, plan.optim.accumulate, plan.shardings.params
 
   def total(params: Tree, extras: Tree, part: Batch):
-    output = forward(params, extras, part)
+    output = stage.forward(params, extras, frozen, part, streams, plan.variant)
+    _check(stage, output, extras)
     return sum(output.losses.values()), output
 
   differentiate = jax.grad(total, has_aux=True)
@@ -149,7 +154,7 @@ def _gradients(
 
   zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), state.params)
   carry = (sharding.constrain(zeros, shardings), state.extras)
-  (sums, extras), scalars = jax.lax.scan(one, carry, _split(batch, parts, mesh))
+  (sums, extras), scalars = jax.lax.scan(one, carry, _split(batch, parts, plan.mesh))
   losses, metrics = jax.tree.map(lambda x: jnp.mean(x, axis=0), scalars)
   gradients = jax.tree.map(lambda s: s / parts, sums)
   return gradients, StageOutput(losses, extras, metrics)
@@ -183,29 +188,29 @@ def _count(guard: Guard, finite: jax.Array, step: jax.Array, limit: int) -> Guar
 
 
 def _update(
-  plan: bundles_lib.Bundles,
-  optimizer: optax.GradientTransformation,
+  packing: bundles.Bundles,
+  optim: ConfigDict,
   gradients: Tree,
   params: Tree,
   opt_state: Tree,
   finite: jax.Array,
 ) -> tuple[Tree, Tree, Tree]:
   """Updates one group; returns its packed parameters, parameters, optimizer state."""
-  old, old_state = plan.pack(params), plan.pack_state(opt_state)
-  changes, new_state = optimizer.update(gradients, old_state, old)
+  old, old_state = packing.pack(params), packing.pack_state(opt_state)
+  changes, new_state = optimizers.make(optim).update(gradients, old_state, old)
   new = _keep_unless(finite, optax.apply_updates(old, changes), old)
   new_state = _keep_unless(finite, new_state, old_state)
-  return new, plan.unpack(new), plan.unpack_state(new_state)
+  return new, packing.unpack(new), packing.unpack_state(new_state)
 
 
 def _average(
-  plan: bundles_lib.Bundles,
+  packing: bundles.Bundles,
   new: Tree,
   average: Tree,
   decay: jax.Array,
   finite: jax.Array,
 ) -> Tree:
   """Moves a group's average towards its new parameters (packed)."""
-  old = plan.pack(average)
+  old = packing.pack(average)
   moved = optax.incremental_update(new, old, 1 - decay)
-  return plan.unpack(_keep_unless(finite, moved, old))
+  return packing.unpack(_keep_unless(finite, moved, old))

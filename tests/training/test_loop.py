@@ -176,9 +176,10 @@ def test_a_batch_that_does_not_fit_the_mesh_is_refused(tmp_path):
     _train(tmp_path, "fsdp", config=toy_stage.config(batch=12))
 
 
-def test_one_bad_step_is_skipped_and_counted(tmp_path):
+def test_one_bad_step_is_skipped_counted_and_named(tmp_path, caplog):
   settings = dict(accumulate=1, schedule="constant")
-  bad, good = toy_stage.config(steps=4, **settings), toy_stage.config(steps=3, **settings)
+  bad = toy_stage.config(steps=4, **settings)
+  good = toy_stage.config(steps=3, **settings)
   _train(tmp_path / "bad", stage=toy_stage.ToyStage(poison=(3,)), config=bad)
   _train(tmp_path / "good", config=good)
   bad, good = _everything(tmp_path / "bad"), _everything(tmp_path / "good")
@@ -187,6 +188,8 @@ def test_one_bad_step_is_skipped_and_counted(tmp_path):
       np.testing.assert_array_equal(bad[name], good[name], err_msg=name)
   assert bad["optimizer['guard']['skipped']"] == 1
   assert bad["optimizer['guard']['last']"] == 4
+  assert "step 4 was skipped" in caplog.text
+  assert "48, 49" in caplog.text  # its first examples
   assert _log(tmp_path / "bad")[-1]["loss/generator"] is None
 
 
@@ -203,6 +206,7 @@ def test_stop_while_finishing_saves_and_the_next_run_finishes(tmp_path):
   stage = toy_stage.ToyStage()
   stop = preemption.Stop()
   arguments = dict(
+    stage=stage,
     config=toy_stage.config(steps=2),
     workdir=tmp_path,
     frozen=toy_stage.FROZEN,
@@ -217,12 +221,11 @@ def test_stop_while_finishing_saves_and_the_next_run_finishes(tmp_path):
     return iter(toy_stage.ToyLoader(16))
 
   result = loop.train(
-    stage, loader=toy_stage.ToyLoader(16), finish_batches=batches, stop=stop, **arguments
+    loader=toy_stage.ToyLoader(16), finish_batches=batches, stop=stop, **arguments
   )
   assert result == loop.Result("preempted", 2)
   assert "measured" not in checkpoints.load_weights(tmp_path)["extras"]
   result = loop.train(
-    stage,
     loader=toy_stage.ToyLoader(16),
     finish_batches=lambda: iter(toy_stage.ToyLoader(16)),
     stop=preemption.Stop(),

@@ -22,7 +22,8 @@ def test_cosine_with_warmup():
     schedule="cosine", learning_rate=2.0, warmup=4, steps=14, final_fraction=0.1
   )
   rate = optimizers.learning_rate(optim)
-  np.testing.assert_allclose([rate(n) for n in range(4)], [0.5, 1.0, 1.5, 2.0], rtol=1e-6)
+  warm = [rate(n) for n in range(4)]
+  np.testing.assert_allclose(warm, [0.5, 1.0, 1.5, 2.0], rtol=1e-6)
   # Half way down the cosine, at its end, and beyond.
   np.testing.assert_allclose(rate(9), 2.0 * 0.55, rtol=1e-6)
   np.testing.assert_allclose([rate(14), rate(99)], [0.2, 0.2], rtol=1e-6)

@@ -14,7 +14,9 @@ from lamd_jax.errors import ConfigError
 from lamd_jax.training import sharding
 
 
-@pytest.mark.parametrize("preset, shape", [("dp", (8, 1, 1, 1)), ("fsdp", (1, 8, 1, 1))])
+@pytest.mark.parametrize(
+  "preset, shape", [("dp", (8, 1, 1, 1)), ("fsdp", (1, 8, 1, 1))]
+)
 def test_presets(preset, shape):
   mesh = sharding.make_mesh(preset)
   assert mesh.axis_names == ("data", "fsdp", "tensor", "frames")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compiled step: accumulation, optimizer formula, average, clipping, collectives."""
+"""The compiled step: accumulation, the optimizer's formula, averages, collectives."""
 
 from __future__ import annotations
 
