@@ -64,11 +64,13 @@ def recognise(root: pathlib.Path) -> Layout | None:
   for test in _TESTS:
     if found := test(root):
       return found
-  below = [path for path in _children(root) if path.is_dir()]
-  if len(below) == 1 and (found := recognise(below[0])):
-    inner = "/".join(filter(None, (below[0].name, found.root)))
-    return found._replace(root=inner)
-  return None
+  below = _children(root)
+  # An archive often unpacks into one folder; a lone split is not such a folder.
+  if len(below) == 1 and below[0].is_dir() and not files.split_of(below[0].name):
+    if found := recognise(below[0]):
+      inner = "/".join(filter(None, (below[0].name, found.root)))
+      return found._replace(root=inner)
+  return _videos(root)
 
 
 def _children(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -212,5 +214,5 @@ def _videos(root: pathlib.Path) -> Layout | None:
 
 _TESTS: tuple[Callable[[pathlib.Path], Layout | None], ...] = (
   _array_record, _tfds, _bair, _cater, _davis, _natops, _mug, _sky, _ucf101, _taichi,
-  _csv, _videos,
+  _csv,
 )  # fmt: skip

@@ -51,7 +51,10 @@ def facts(path: str, kind: str, known_sha256: str) -> dict[str, Any]:
       found = video_file.probe(path)._asdict()
     return {**found, "sha256": sha256}
   except Exception as error:  # PyAV raises many kinds, UnicodeDecodeError among them
-    return {"error": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
+    # PyAV's own text repeats number and path, which the index has.
+    text = error.strerror if isinstance(error, OSError) else str(error)
+    lines = f"{type(error).__name__}: {text}".splitlines()
+    return {"error": lines[0][:200]}
 
 
 def _worker() -> None:
