@@ -98,9 +98,7 @@ def _iterate(
     )
   if batch % process_count:
     raise ConfigError(f"a batch of {batch} does not divide over {process_count} hosts")
-  make_clip = reader.Reader(
-    videos, table, config, seed, skipped=skipped, augment=shuffle
-  )
+  make_clip = reader.Reader(videos, table, config, seed, skipped=skipped, augment=True)
   dataset = grain.MapDataset.range(rows)  # rows of the clip table
   if shuffle:
     dataset = dataset.seed(seed).shuffle()  # another order each epoch
@@ -161,16 +159,17 @@ def loader(
 
 
 def in_order(
-  data_config: ConfigDict, split: str, batch: int, seed: int, *, first: int = 0
+  data_config: ConfigDict, split: str, batch: int, seed: int, windows: int, first: int
 ) -> Iterator[types.VideoBatch]:
-  """Yields batches without end in the order of the clip table, from clip `first` on.
+  """Yields the clip table `windows` times over, in its order, from clip `first` on.
 
-  Under random sampling each round through the table draws other windows; nothing is
-  flipped.
+  Under random sampling each round through the table draws other windows. Flips are
+  drawn as in training. Batches are full; the last may run into a further round.
   """
   with _iterate(data_config, split, batch, seed, shuffle=False) as made:
     made.set_state({"next_index": first})
-    yield from made
+    while made.get_state()["next_index"] < made.clips * windows:
+      yield next(made)
 
 
 def clips(data_config: ConfigDict, split: str, count: int, seed: int) -> np.ndarray:

@@ -140,11 +140,11 @@ def test_evaluation_clips_are_plain_and_fixed(clips_config):
 
 
 def test_in_order_walks_the_table_again_and_again(clips_config):
-  batches = pipeline.in_order(clips_config, "train", 4, 0)
-  got = [next(batches) for _ in range(6)]
+  got = list(pipeline.in_order(clips_config, "train", 4, 0, 2, 0))
+  assert len(got) == 6
   assert np.concatenate([b.label for b in got]).tolist() == [*range(12), *range(12)]
-  rest = pipeline.in_order(clips_config, "train", 4, 0, first=8)
-  assert _by_index([next(rest)]) == _by_index(got[2:3])
+  rest = list(pipeline.in_order(clips_config, "train", 4, 0, 1, 8))
+  assert _by_index(rest) == _by_index(got[2:3])
   first, second = (b.video[3, :, 0, 0, 1] for b in (got[2], got[5]))
   assert first.tolist() != second.tolist()  # video 11 shows another window
 
