@@ -34,6 +34,9 @@ from lamd_jax.training import sharding
 from lamd_jax.training import stage as stage_lib
 from lamd_jax.training import writers
 
+# Clips encoded at once when the latent cache is filled.
+_ENCODE_BATCH = 16
+
 
 def _perceptual_params(config: ConfigDict) -> Any:
   path = config.model.perceptual.weights
@@ -77,24 +80,23 @@ def _cached_latents(
   stop: preemption.Stop,
 ) -> loop.Loader:
   """Encodes the training clips once and serves draws from what was stored."""
-  optim = config.optim[stage.name]
-  count = pipeline.num_videos(config.data, config.data.split)
-  count *= config.train.latent_windows
-  batch = min(optim.batch, count)
-  clips = pipeline.in_order(
-    config.data, config.data.split, batch, config.seed, config.train.latent_windows
+  optim, windows = config.optim[stage.name], config.train.latent_windows
+  split = config.data.split
+  count = pipeline.num_videos(config.data, split) * windows
+  name = latent_cache.key(
+    frozen, {"clips": pipeline.fingerprint(config.data, split), "windows": windows}
   )
   dataset = latent_cache.build(
     stage,
     frozen,
-    clips,
+    lambda first: pipeline.in_order(
+      config.data, split, min(_ENCODE_BATCH, count), config.seed, windows, first
+    ),
     count,
-    workdir / "latent_cache",
-    data_key=pipeline.fingerprint(config.data, config.data.split)
-    + str(config.train.latent_windows),
-    stop=stop,
+    workdir / "latent_cache" / name,
+    stop,
   )
-  return latent_cache.loader(
+  return latent_cache.LatentLoader(
     dataset,
     batch=optim.batch,
     seed=config.seed,
@@ -124,11 +126,7 @@ def _train_stage(
   else:
     loader = _video_loader(config, optim.batch, config.seed)
   writer = writers.for_stage(
-    folder,
-    stage=stage.name,
-    steps=optim.steps,
-    fps=pipeline.fps(config.data),
-    tensorboard=config.train.tensorboard,
+    config.train, stage.name, folder, steps=optim.steps, fps=pipeline.fps(config.data)
   )
   try:
     return loop.train(

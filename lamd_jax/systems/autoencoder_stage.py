@@ -76,7 +76,152 @@ class AutoencoderStage:
     }
     if self._critic is not None:
       # Another seed: the critic must not share numbers with the generator.
-      variables = initializers.initialize(self._critic, seed + 1, video, train=True)
+      seed = None if seed is None else seed + 1
+      variables = initializers.initialize(self._critic, seed, video, train=True)
       params["discriminator"] = variables["params"]
       extras["batch_stats"] = variables.get("batch_stats", {})
     return params, extras
+
+  def forward(
+    self,
+    params: dict[str, Tree],
+    extras: Tree,
+    frozen: stage_lib.Frozen,
+    batch: types.VideoBatch,
+    streams: rng.Streams,
+    variant: str,
+  ) -> stage_lib.StageOutput:
+    loss, generator = self._config.loss, params["generator"]
+    x = pixels.to_float(batch.video)
+    # 1. Encode; a draw from the posterior.
+    mean, log_variance = self._apply(generator, x, "encode")
+    noise = streams.normal("posterior", batch.index, mean.shape[1:])
+    z = mean + jnp.exp(0.5 * log_variance) * noise
+    # 2. Decode, keeping what the last layer sees: the adaptive weight is measured there.
+    features = self._apply(generator, z, "decode_features")
+    r = self._apply(generator, features, "output")
+    # 3. Distance and KL.
+    nll, cotangent = jax.value_and_grad(
+      autoencoder_loss.negative_log_likelihood(x, loss, self._perceptual_distance)
+    )(jax.lax.stop_gradient(r))
+    kl = autoencoder_loss.kl_per_clip(mean, log_variance)
+    metrics = {"nll": nll, "kl_nats": kl, "psnr": _psnr(x, r)}
+    # 4. The critic.
+    losses = {}
+    if self._critic is not None:
+      added = self._adversarial(params, extras, x, r, streams.step)
+      weight = self._adaptive_weight(generator, features, cotangent, added.g_gradient)
+      cotangent += weight * added.g_gradient
+      losses["discriminator"] = added.critic_loss
+      extras = {**extras, "batch_stats": added.statistics}
+      metrics |= {"g": added.g, "critic": added.critic_loss, "gan_weight": weight}
+    losses["generator"] = (
+      autoencoder_loss.surrogate(r, cotangent) + loss.kl_weight * kl
+    )
+    return stage_lib.StageOutput(losses, extras, metrics)
+
+  def _apply(self, params: Tree, x: jax.Array, method: str) -> Any:
+    return self._network.apply({"params": params}, x, method=method)
+
+  @property
+  def _perceptual_distance(self) -> autoencoder_loss.Perceptual | None:
+    weights = self._perceptual
+    if weights is None or not self._config.loss.perceptual_weight:
+      return None
+
+    def distance(a: jax.Array, b: jax.Array) -> jax.Array:
+      frames = lambda clip: clip.reshape(-1, *clip.shape[2:])
+      per_frame = perceptual.distance(weights, frames(a), frames(b))
+      return per_frame.reshape(a.shape[:2])
+
+    return distance
+
+  def _adversarial(
+    self, params: Tree, extras: Tree, x: jax.Array, r: jax.Array, step: jax.Array
+  ) -> autoencoder_loss.Adversarial:
+    def critic(weights: Tree, statistics: Tree, clips: jax.Array):
+      variables = {"params": weights, "batch_stats": statistics}
+      logits, updated = self._critic.apply(
+        variables, clips, train=True, mutable=["batch_stats"]
+      )
+      return logits, updated.get("batch_stats", {})
+
+    return jax.lax.cond(
+      step >= self._config.loss.gan_start,
+      lambda weights, statistics: autoencoder_loss.adversarial(
+        critic, weights, statistics, x, r
+      ),
+      lambda weights, statistics: autoencoder_loss.silent(statistics, r),
+      params["discriminator"],
+      extras["batch_stats"],
+    )
+
+  def _adaptive_weight(
+    self, params: Tree, features: jax.Array, nll: jax.Array, g: jax.Array
+  ) -> jax.Array:
+    """The weight of the adversarial term, from gradients at the last kernel."""
+    features = jax.lax.stop_gradient(features)
+    last = jax.lax.stop_gradient(params["conv_out"])
+    _, pull = jax.vjp(lambda p: self._apply({"conv_out": p}, features, "output"), last)
+    # The kernel alone, as the papers have it; the bias is the only other leaf.
+    kernel = lambda tree: next(x for x in jax.tree.leaves(tree) if x.ndim > 1)
+    return autoencoder_loss.adaptive_weight(
+      kernel(pull(nll)[0]), kernel(pull(g)[0]), self._config.loss.gan_weight
+    )
+
+  def preview(
+    self,
+    params: dict[str, Tree],
+    extras: Tree,
+    frozen: stage_lib.Frozen,
+    batch: types.VideoBatch,
+    streams: rng.Streams,
+  ) -> dict[str, jax.Array]:
+    x = pixels.to_float(batch.video)
+    mean, _ = self._apply(params["generator"], x, "encode")
+    rebuilt = pixels.to_uint8(self._apply(params["generator"], mean, "decode"))
+    difference = jnp.abs(rebuilt.astype(jnp.int32) - batch.video.astype(jnp.int32))
+    return {
+      "input": batch.video,
+      "reconstruction": rebuilt,
+      "difference": difference.astype(jnp.uint8),
+    }
+
+  def finish(
+    self,
+    params: dict[str, Tree],
+    extras: Tree,
+    frozen: stage_lib.Frozen,
+    batches: Iterator[types.VideoBatch],
+  ) -> Tree:
+    """Measures shift and scale: z = scale * (z_raw + shift) has mean 0, variance 1."""
+
+    @jax.jit
+    def moments(generator: Tree, video: jax.Array) -> tuple[jax.Array, jax.Array]:
+      mean, log_variance = self._apply(generator, pixels.to_float(video), "encode")
+      # Of a draw from the posterior: its noise is part of what the denoiser meets.
+      return mean.mean(), (jnp.square(mean) + jnp.exp(log_variance)).mean()
+
+    seen, first, second = 0, 0.0, 0.0
+    for batch in batches:
+      m1, m2 = moments(params["generator"], batch.video)
+      count = len(batch.video)
+      seen, first, second = seen + count, first + count * float(m1), second + count * float(m2)
+      if seen >= self._config.train.latent_samples:
+        break
+    mean = first / seen
+    std = np.sqrt(max(second / seen - mean**2, 1e-12))
+    return {
+      **extras,
+      "latent_shift": np.float32(-mean),
+      "latent_scale": np.float32(1 / std),
+    }
+
+  def encode(self, frozen: stage_lib.Frozen, batch: types.VideoBatch) -> None:
+    """This stage trains on pixels."""
+    return None
+
+
+def _psnr(x: jax.Array, r: jax.Array) -> jax.Array:
+  """dB, of the whole batch; pixels in [-1,1], r clipped to it."""
+  return -10 * jnp.log10(jnp.square(x - jnp.clip(r, -1, 1)).mean() / 4)
