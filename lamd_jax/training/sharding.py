@@ -120,8 +120,9 @@ def place(tree: Tree, shardings: Tree) -> Tree:
       return jax.make_array_from_callback(
         leaf.shape, sharding, lambda index: np.array(leaf[index])
       )
-    # No aliasing: the state is donated, and NumPy's memory is not ours to give away.
-    return jax.device_put(leaf, sharding, may_alias=False)
+    # A copy that only JAX knows: on a CPU it may keep NumPy's memory instead of
+    # copying, even with may_alias=False.
+    return jax.device_put(leaf.copy(), sharding)
 
   return jax.tree.map(one, tree, shardings)
 

@@ -58,7 +58,10 @@ def test_large_replicated_arrays_are_named_and_small_ones_not(caplog):
 
 def test_placed_arrays_do_not_share_numpys_memory():
   mesh = sharding.make_mesh("dp", jax.devices()[:1])
-  host = {"a": np.zeros(1 << 16, np.float32)}
+  # Aligned as JAX wants it to keep the memory.
+  data = np.zeros((1 << 18) + 64, np.uint8)
+  start = -data.ctypes.data % 64
+  host = {"a": data[start : start + (1 << 18)].view(np.float32)}
   placed = sharding.place(host, sharding.state_shardings(host, mesh))
   host["a"][:] = 1
   assert float(placed["a"].max()) == 0

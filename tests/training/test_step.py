@@ -91,7 +91,7 @@ def test_extras_are_threaded_through_micro_batches():
 
 def test_updates_are_those_of_optax_adamw_on_the_tree():
   """Bundles, clipping, decay, schedule and average, written out with optax."""
-  setup = _Setup("fsdp", 4, accumulate=1, clip_norm=0.1)
+  setup = _Setup("fsdp", 4, accumulate=1, clip_norm=0.1, schedule="cosine")
   found, _ = setup.run(steps=3)
   stage, optim = setup.stage, toy_stage.config(clip_norm=0.1).optim.toy
   rates = []
