@@ -31,6 +31,7 @@ class Described(struct.PyTreeNode, nn.meta.AxisMetadata):
   value: Any
   kind: str = struct.field(pytree_node=False)  # normal | uniform | constant
   scale: float = struct.field(pytree_node=False)  # stddev | half width | the constant
+  mean: float = struct.field(pytree_node=False, default=0.0)
 
   def unbox(self) -> Any:
     return self.value
@@ -45,22 +46,24 @@ class Described(struct.PyTreeNode, nn.meta.AxisMetadata):
     return self
 
 
-def _described(kind: str, scale_of: Callable[[tuple[int, ...]], float]) -> Initializer:
+def _described(
+  kind: str, scale_of: Callable[[tuple[int, ...]], float], mean: float = 0.0
+) -> Initializer:
   def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32):
     scale = scale_of(tuple(shape))
     if kind == "normal":
-      value = scale * jax.random.normal(key, shape, dtype)
+      value = mean + scale * jax.random.normal(key, shape, dtype)
     elif kind == "uniform":
       value = jax.random.uniform(key, shape, dtype, -scale, scale)
     else:
       value = jnp.full(shape, scale, dtype)
-    return Described(value, kind, scale)
+    return Described(value, kind, scale, mean)
 
   return init
 
 
-def normal(stddev: float) -> Initializer:
-  return _described("normal", lambda _: stddev)
+def normal(stddev: float, mean: float = 0.0) -> Initializer:
+  return _described("normal", lambda _: stddev, mean)
 
 
 def uniform(half_width: float) -> Initializer:
@@ -102,6 +105,7 @@ def _draw(path: str, seed: int, leaf: Any) -> np.ndarray:
   generator = np.random.Generator(np.random.Philox(int.from_bytes(digest[:16], "big")))
   if leaf.kind == "normal":
     value = generator.standard_normal(shape, np.float32) * np.float32(leaf.scale)
+    value += np.float32(leaf.mean)
   else:
     value = (generator.random(shape, np.float32) * 2 - 1) * np.float32(leaf.scale)
   return value.astype(dtype)
