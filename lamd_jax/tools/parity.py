@@ -30,6 +30,7 @@ from lamd_jax.interchange import fill
 from lamd_jax.interchange import keys
 from lamd_jax.interchange import lvdm_autoencoder
 from lamd_jax.interchange import lvdm_unet
+from lamd_jax.networks.image_autoencoder import ImageAutoencoder
 from lamd_jax.networks.video_autoencoder import VideoAutoencoder
 from lamd_jax.nn import initializers
 from lamd_jax.systems import lvdm_blocks
@@ -162,9 +163,36 @@ def run_video_autoencoder(settings: Mapping[str, Any], data: Data) -> Errors:
   }
 
 
+def run_image_autoencoder(settings: Mapping[str, Any], data: Data) -> Errors:
+  """Returns the error of moments and reconstruction; no loss is recorded."""
+  settings = dict(settings)
+  reductions = settings.pop("attention_resolutions")
+  if reductions:
+    raise DataError(
+      f"attention_resolutions is {reductions}; ours has attention in the middle only"
+    )
+  groups = config.defaults().model.autoencoder.groups
+  autoencoder = ImageAutoencoder(**{"groups": groups, **settings})
+  x = channels_last(data["x"])[:, None]  # images are clips of one frame
+  expected = initializers.shapes(autoencoder, x)["params"]
+  rules = lvdm_autoencoder.image_rules(expected)
+  params = keys.to_params(filled_state(data), rules, expected)
+
+  def run(params):
+    net = autoencoder.bind({"params": params})
+    mean, log_variance = net.encode(x)
+    moments = jnp.concatenate([mean, log_variance], axis=-1)
+    return {"moments": moments, "recon_from_mean": net.decode(mean)}
+
+  outputs = jax.jit(run, compiler_options=_COMPILE)(params)
+  errors = [relative_error(_back(v[:, 0]), data[k]) for k, v in outputs.items()]
+  return {"output": max(errors)}
+
+
 KINDS: dict[str, Callable[[Mapping[str, Any], Data], Errors]] = {
   "unet": run_unet,
   "video_autoencoder": run_video_autoencoder,
+  "image_autoencoder": run_image_autoencoder,
 }
 
 

@@ -41,6 +41,12 @@ def test_video_autoencoder_computes_what_the_reference_does(folder, cases):
   assert max(errors.values()) < 2e-5
 
 
+def test_image_autoencoder_computes_what_the_reference_does(folder, cases):
+  errors = parity.run_case(folder, "lvdm_ae2d_tiny", cases["lvdm_ae2d_tiny"])
+  assert set(errors) == {"output"}
+  assert errors["output"] < 2e-5
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_unet_computes_what_the_reference_does(folder, cases, name):
   errors = parity.run_case(folder, name, cases[name])
