@@ -17,6 +17,7 @@ is listed in one `WeightsError`, in the names of the state dict. Layouts
   conv1d_as_dense   O,I,1         I,O        a pointwise Conv1d that we hold as Dense
   conv2d_as_dense   O,I,1,1       I,O        likewise
   conv3d_as_dense   O,I,1,1,1     I,O        likewise
+  conv2d_as_vector  1,I,1,1       I          a pointwise Conv2d of one output
   conv_transpose    I,O,t,h,w     t,h,w,I,O  ConvTranspose3d, t, h and w reversed
 
 A square matrix that was transposed cannot be told from a right one by its shape; only
@@ -73,6 +74,9 @@ _LAYOUTS = {
   "conv1d_as_dense": _pointwise(1),
   "conv2d_as_dense": _pointwise(2),
   "conv3d_as_dense": _pointwise(3),
+  "conv2d_as_vector": _Layout(
+    1, lambda a: a.reshape(-1), lambda a: a.reshape(1, -1, 1, 1)
+  ),
   "conv_transpose": _Layout(
     5,
     lambda a: a[:, :, ::-1, ::-1, ::-1].transpose(2, 3, 4, 0, 1),
