@@ -157,7 +157,7 @@ def _alike(conditions: list[types.Conditions]) -> list[types.Conditions]:
 
 
 def _rescaled(guided: jax.Array, conditional: jax.Array, phi: float) -> jax.Array:
-  """Lin et al. (arXiv 2305.08891), equations 15 and 16: undoes guidance's over-exposure.
+  """Lin et al. (arXiv 2305.08891), equations 15, 16: undoes over-exposure.
 
   Scales each row to the standard deviation of the conditional output, and mixes that
   with the row as it was, phi parts to 1 - phi.

@@ -86,8 +86,9 @@ class Process:
       )
     if self.prediction == "eps" and self.schedule.alpha[-1] == 0:
       raise ConfigError(
-        "diffusion.prediction='eps' cannot be used where the last level has SNR 0: z is "
-        "pure noise there and says nothing of x0; use v or x0, or zero_terminal_snr=False"
+        "diffusion.prediction='eps' cannot be used where the last level has SNR 0: z "
+        "is pure noise there and says nothing of x0; use v or x0, or "
+        "zero_terminal_snr=False"
       )
 
   def alpha_sigma(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -62,7 +62,8 @@ def loss(
   chex.assert_equal_shape([raw, target])
   chex.assert_rank(t, {1, 2})
   if kind not in DISTANCES:
-    raise ConfigError(f"diffusion.loss={kind!r}: must be one of " + ", ".join(DISTANCES))
+    names = ", ".join(DISTANCES)
+    raise ConfigError(f"diffusion.loss={kind!r}: must be one of {names}")
   error = DISTANCES[kind](raw.astype(jnp.float32) - target.astype(jnp.float32))
   if min_snr_gamma:
     weight = min_snr(process, t, min_snr_gamma)

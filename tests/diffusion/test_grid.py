@@ -31,7 +31,7 @@ def recorded(fixtures):
   "prefix, betas", [("uncond", (0.0015, 0.0155)), ("t2v", (0.00085, 0.012))]
 )
 def test_released_ddim(recorded, steps, eta, prefix, betas):
-  """Rows sigma, alpha_bar and previous alpha_bar of the reference, lowest level first."""
+  """Rows sigma, alpha_bar and previous alpha_bar of the reference, lowest first."""
   schedule = schedule_lib.from_betas(
     "scaled_linear", schedule_lib.scaled_linear_betas(1000, *betas)
   )

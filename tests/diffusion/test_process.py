@@ -19,7 +19,8 @@ def make(prediction, zero_terminal_snr=False):
 
 
 def normal(seed, *shape):
-  return jax.random.normal(jax.random.key(seed), shape)
+  draw = np.random.default_rng(seed).standard_normal(shape)
+  return jnp.asarray(draw, jnp.float32)
 
 
 @pytest.mark.parametrize("prediction", process_lib.PREDICTIONS)
@@ -27,14 +28,19 @@ def normal(seed, *shape):
 def test_split_inverts_target(prediction, t):
   process, t = make(prediction), jnp.asarray(t, jnp.float32)
   x0, noise = normal(0, 3, 2, 4, 4, 3), normal(1, 3, 2, 4, 4, 3)
-  z = process.add_noise(x0, noise, t)
-  raw = process.target(x0, noise, t)
-  got_x0, got_noise = process.split(raw, z, t)
+
+  @jax.jit
+  def there_and_back(x0, noise, t):
+    z, raw = process.add_noise(x0, noise, t), process.target(x0, noise, t)
+    back = process.split(raw, z, t)
+    return raw, *back, process.target(*back, t)
+
+  raw, got_x0, got_noise, again = there_and_back(x0, noise, t)
   # eps cannot say much of x0 where alpha is small, nor x0 of eps where sigma is:
   # float32 rounding is amplified by sigma/alpha (39 at most) and alpha/sigma (26).
   np.testing.assert_allclose(got_x0, x0, atol=4e-5)
   np.testing.assert_allclose(got_noise, noise, atol=4e-5)
-  np.testing.assert_allclose(process.target(got_x0, got_noise, t), raw, atol=4e-5)
+  np.testing.assert_allclose(again, raw, atol=4e-5)
 
 
 def test_time_per_frame_equals_time_per_clip_frame_by_frame():

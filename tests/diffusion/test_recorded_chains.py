@@ -97,7 +97,7 @@ def drop(conditions):
 
 def draws(recorded, tag):
   """All noises of a chain, in the order in which they were drawn."""
-  names = sorted(k for k in recorded if k.startswith(f"{tag}_noise") and k[-1].isdigit())
+  names = sorted(k for k in recorded if k.startswith(f"{tag}_noise"))
   return [last(recorded[name]) for name in names]
 
 

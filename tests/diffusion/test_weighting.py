@@ -34,13 +34,17 @@ def test_min_snr_weighs_the_error_in_x0(prediction, t):
   # Section 3.4 of the paper: min(SNR, gamma) |x0 - x0_hat|^2, whatever is predicted.
   process, gamma = make(prediction), 5.0
   shape = (2, 1, 4, 4, 2)
-  x0, noise, off = (jax.random.normal(jax.random.key(k), shape) for k in range(3))
-  t = jnp.full((2,), t)
-  z, target = process.add_noise(x0, noise, t), process.target(x0, noise, t)
-  raw = target + off
-  got = weighting.loss(process, raw, target, t, "l2", gamma)
-  error = jnp.square(process.split(raw, z, t)[0] - x0).mean((1, 2, 3, 4))
-  expected = jnp.minimum(process.snr(t), gamma) * error
+  draws = np.random.default_rng(0).standard_normal((3, *shape)).astype(np.float32)
+
+  @jax.jit
+  def both(x0, noise, off, t):
+    z, target = process.add_noise(x0, noise, t), process.target(x0, noise, t)
+    raw = target + off
+    error = jnp.square(process.split(raw, z, t)[0] - x0).mean((1, 2, 3, 4))
+    got = weighting.loss(process, raw, target, t, "l2", gamma)
+    return got, jnp.minimum(process.snr(t), gamma) * error
+
+  got, expected = both(*draws, np.full((2,), t, np.float32))
   np.testing.assert_allclose(got, expected, rtol=1e-3)
 
 

@@ -113,7 +113,10 @@ def run(
     return_states: whether to keep all states or only the last.
   """
   dtype = carry[0].dtype
-  cast = lambda a: jnp.asarray(a, dtype if np.issubdtype(a.dtype, np.floating) else None)
+
+  def cast(column):
+    floating = np.issubdtype(column.dtype, np.floating)
+    return jnp.asarray(column, dtype if floating else None)
 
   def body(carry, row):
     carry = step(carry, row)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """DPM-Solver++(2M) (Lu et al., arXiv 2211.01095, algorithm 2).
 
-A two-step exponential integrator of the probability-flow ODE in lambda = log(alpha/sigma)
-on x0-predictions: second order with one network call a step. The first step, and steps
-to or from an infinite lambda (clean, zero SNR), are of first order, which is DDIM.
+A two-step exponential integrator of the probability-flow ODE, on x0-predictions and in
+lambda = log(alpha/sigma): second order with one network call a step. The first step, and
+steps to or from an infinite lambda (clean, zero SNR), are of first order, which is DDIM.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@
 y = z/(alpha+sigma) moves from noise to data as y = (1-s) x0 + s eps with the clock
 s = sigma/(alpha+sigma) in [0, 1], so dy/ds = eps - x0: any schedule becomes rectified
 flow's (arXiv 2209.03003, equation 1), finite at zero SNR and at the clean end. First
-order. For prediction "flow" this is the usual Euler on the raw output. Because (x0, eps)
-is held constant over a step, the result equals that of DDIM with eta=0, and so of
-Euler in the coordinates of EDM; what differs is heun.py, which builds on this.
+order. For prediction "flow" this is the usual Euler on the raw output. A step holds
+(x0, eps) constant, so the result equals that of DDIM with eta=0, and so of Euler in
+EDM's coordinates; what differs from those is heun.py, which builds on this.
 """
 
 from __future__ import annotations

@@ -99,7 +99,8 @@ def make(
     raise ConfigError(f"spacing={spacing!r}: must be one of " + ", ".join(SPACINGS))
   if not 1 <= steps <= process.schedule.steps:
     raise ConfigError(
-      f"sampler steps={steps}: must be from 1 to the schedule's {process.schedule.steps}"
+      f"sampler steps={steps}: must be from 1 to diffusion.steps="
+      f"{process.schedule.steps}"
     )
   if steps == process.schedule.steps and spacing != "ddim_release":
     spacing = "trailing"
