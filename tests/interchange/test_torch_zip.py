@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lamd_jax.errors import WeightsError
+from lamd_jax.interchange import torch_records
 from lamd_jax.interchange import torch_zip
 import torch_writer as writer
 from torch_writer import Build, Call, Global, New, Persistent, contiguous, tensor
@@ -160,7 +161,7 @@ def test_nothing_is_run(tmp_path, older, stub, module, name):
   }  # fmt: skip
   if stub:
     tree = _one(tmp_path, older, attack, stub_unknown=True)
-    assert isinstance(tree["extra"], torch_zip.Unknown)
+    assert isinstance(tree["extra"], torch_records.Unknown)
     np.testing.assert_array_equal(tree["weight"], [0, 1])
   else:
     with pytest.raises(WeightsError, match=f"{module}.{name}.*nothing was run"):
@@ -176,7 +177,7 @@ def test_training_checkpoints_are_read_past_unknown_objects(tmp_path, older):
     "options": Build(namespace, {"lr": 1, "nested": Build(namespace, {"a": None})}),
   }
   tree = _one(tmp_path, older, node, stub_unknown=True)
-  assert isinstance(tree["options"], torch_zip.Unknown)
+  assert isinstance(tree["options"], torch_records.Unknown)
   np.testing.assert_array_equal(tree["state_dict"]["w"], [0, 1])
   with pytest.raises(WeightsError, match="argparse.Namespace"):
     _one(tmp_path, older, node)
@@ -197,7 +198,7 @@ REBUILD = Global("torch._utils", "_rebuild_tensor_v2")
     (lambda s: tensor(s, (2, 2), (1,)), "shape"),
     (lambda s: tensor(s, (1 << 40, 1 << 40), (0, 0)), "12 elements"),
     (lambda s: tensor(s, (True,), (1,)), "shape"),
-    (lambda s: Call(REBUILD, ("7", 0, (1,), (1,))), "without a storage"),
+    (lambda s: [s, Call(REBUILD, ("7", 0, (1,), (1,)))], "without a storage"),
     (lambda s: Call(REBUILD, (s, 0, (1,), (1,), False, {}, {"neg": 1})), "metadata"),
     (lambda s: Build(tensor(s, (1,), (1,)), (s, 0, (9,), (1,))), "after it was made"),
     (lambda s: Build(REBUILD, (None, {"__defaults__": ()})), "a function is changed"),
