@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run small enough to train in a test: 4 frames of 16x16 of procedural sky."""
+
+from __future__ import annotations
+
+from lamd_jax import config as config_lib
+
+
+def config(**overrides):
+  """Returns the config; overrides are dotted keys with "__" for the dots."""
+  tree = config_lib.defaults()
+  tree.name = "tiny"
+  tree.variant = "demo"
+  tree.data.update(
+    source="procedural", num_videos=32, frames=4, size=16, num_threads=2
+  )
+  tree.model.autoencoder.update(
+    channels=4, downsample=(2, 4, 4), latent_channels=2, groups=4
+  )
+  tree.model.denoiser.update(
+    channels=32,
+    channel_mult=(1,),
+    res_blocks=1,
+    attention_downsample=(1,),
+    heads=2,
+    temporal_length=2,
+  )
+  tree.model.discriminator.update(channels=4, layers=1)
+  tree.model.perceptual.weights = "none"
+  tree.loss.update(gan_start=2, kl_weight=1e-4)
+  for stage in ("autoencoder", "diffusion"):
+    tree.optim[stage].update(
+      steps=6, batch=8, learning_rate=1e-3, clip_norm=1.0, ema_decay=0.99
+    )
+  tree.train.update(
+    checkpoint_every=3,
+    log_every=1,
+    preview_every=0,
+    preview_clips=2,
+    preview_steps=2,
+    latent_samples=8,
+    tensorboard=False,
+    report=False,
+  )
+  tree.update_from_flattened_dict(
+    {key.replace("__", "."): value for key, value in overrides.items()}
+  )
+  return tree.lock()
