@@ -28,7 +28,7 @@ class Recorder:
     if mask is not None:
       raw = raw + jnp.cos(z) * mask * flag("mask")
     if level is not None:
-      raw = raw + wide(jnp.sqrt(level.astype(jnp.float32))) * flag("noise_level")
+      raw = raw + wide(jnp.sqrt(1 + level.astype(jnp.float32))) * flag("noise_level")
     return raw
 
 
