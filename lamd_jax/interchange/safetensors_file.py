@@ -1,47 +1,79 @@
 # SPDX-License-Identifier: Apache-2.0
-"""safetensors files: the foreign weight format of the core. Errors are one line."""
+"""safetensors files as dicts of numpy arrays; the only weight format that runs read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+import os
 import pathlib
 
+import ml_dtypes
 import numpy as np
 import safetensors
-import safetensors.numpy
+from safetensors import numpy as safetensors_numpy
 
 from lamd_jax.errors import WeightsError
 
 
-def read(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """Returns {name: array}; float16 is widened to float32.
+def _what_is(path: pathlib.Path) -> str:
+  """Says what a file is that safetensors refused, by its first bytes."""
+  with open(path, "rb") as file:
+    start = file.read(9)
+  if start[8:] == b"{":  # after the header's length
+    return "is a damaged or truncated safetensors file; fetch or convert it again"
+  if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
+    return (
+      "is a pickle or zip, probably of PyTorch; runs read safetensors only: see python"
+      " -m lamd_jax.tools.convert --help"
+    )
+  return "is no safetensors file"
+
+
+def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
+  """Returns the tensors by name; float16 and bfloat16 as float32, which is exact.
 
   Raises:
-    WeightsError: there is no such file, or it is no whole safetensors file.
+    WeightsError: one line; the file is absent, damaged or of another format.
   """
+  path = pathlib.Path(path).expanduser()
+  if not path.is_file():
+    raise WeightsError(f"{path} does not exist or is no file")
+  narrow = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
   try:
-    tensors = safetensors.numpy.load_file(path)
-  except OSError as error:
-    raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
+    with safetensors.safe_open(path, "np") as file:
+      state = {name: file.get_tensor(name) for name in file.keys()}
   except safetensors.SafetensorError as error:
-    raise WeightsError(f"{path} is not a whole safetensors file: {error}") from error
-  half = lambda a: a.dtype == np.float16
-  return {k: a.astype(np.float32) if half(a) else a for k, a in tensors.items()}
+    raise WeightsError(f"{path} {_what_is(path)} ({error})") from error
+  except (OSError, TypeError) as error:  # TypeError: a type that numpy lacks, as F8
+    raise WeightsError(f"{path} cannot be read ({error})") from error
+  return {k: v.astype(np.float32) if v.dtype in narrow else v for k, v in state.items()}
 
 
 def write(
-  path: pathlib.Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+  path: str | pathlib.Path,
+  tensors: Mapping[str, np.ndarray],
+  metadata: Mapping[str, str],
 ) -> None:
-  """Writes {name: array}, whole or not at all.
+  """Writes tensors under their final name only once all of them are on disk.
+
+  Args:
+    path: the file, replaced if it exists.
+    tensors: {name: array}.
+    metadata: one entry at most if equal input must give equal files: the library
+      does not fix their order.
 
   Raises:
-    WeightsError: the folder cannot be written to.
+    WeightsError: the file cannot be written.
   """
-  # safetensors writes the bytes as they lie, so strided views must be copied.
+  path = pathlib.Path(path).expanduser()
+  # The bytes are written as they lie, so strided views must be copied.
   whole = {k: np.ascontiguousarray(a).reshape(a.shape) for k, a in tensors.items()}
-  partial = path.with_name(path.name + ".partial")
+  partial = path.with_name(f".{path.name}.part")
   try:
-    partial.write_bytes(safetensors.numpy.save(whole, dict(metadata)))
-    partial.replace(path)
-  except OSError as error:
-    raise WeightsError(f"cannot write {path}: {error.strerror or error}") from error
+    safetensors_numpy.save_file(whole, partial, dict(metadata))
+    with open(partial, "rb+") as file:
+      os.fsync(file.fileno())
+    os.replace(partial, path)
+  except (OSError, safetensors.SafetensorError) as error:
+    partial.unlink(missing_ok=True)
+    raise WeightsError(f"{path} cannot be written ({error})") from error

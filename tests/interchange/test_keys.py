@@ -16,6 +16,7 @@ SHAPES = {
   "conv1d_as_dense": (3, 2, 1),
   "conv2d_as_dense": (3, 2, 1, 1),
   "conv3d_as_dense": (3, 2, 1, 1, 1),
+  "conv2d_as_vector": (1, 2, 1, 1),
   "conv_transpose": (3, 2, 4, 5, 6),
 }
 OURS = {
@@ -26,6 +27,7 @@ OURS = {
   "conv1d_as_dense": (2, 3),
   "conv2d_as_dense": (2, 3),
   "conv3d_as_dense": (2, 3),
+  "conv2d_as_vector": (2,),
   "conv_transpose": (4, 5, 6, 3, 2),
 }
 RULES = [keys.Rule(f"torch.{x}", ("block", x), x) for x in SHAPES]
@@ -95,7 +97,7 @@ def test_ignored_names_may_stand_there():
   [
     (RULES[1:], "parameter block/copy has no rule"),
     (RULES + [keys.Rule("x", ("block", "y"), "copy")], "x has no parameter block/y"),
-    (RULES + [keys.Rule("x", ("block", "copy"), "copy")], "9 rules for 9 names, 8"),
+    (RULES + [keys.Rule("x", ("block", "copy"), "copy")], "10 rules for 10 names, 9"),
     (
       [keys.Rule("torch.copy", ("block", "copy"), "dense"), *RULES[1:]],
       "torch.copy has layout dense, but its parameter is of rank 1",
