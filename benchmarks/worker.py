@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One competitor on one case; started by `unet_step.py`, one process each.
+
+    python -m benchmarks.worker --side=ours --case=unet_64_forward --threads=2
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks import harness
+
+# Latents of a 16x256x256 clip at LVDM's factors (4, 8, 8).
+LATENT = (4, 32, 32, 4)
+CASES = (
+  "unet_256_forward",
+  "unet_256_gradient",
+  "unet_64_forward",
+  "unet_64_gradient",
+  "decode",
+  "clip_256",
+  "clip_64",
+)
+OUR_STEPS, TWIN_STEPS = 20, 50  # of DPM-Solver++ (2M), of DDIM
+
+Program = tuple[Callable[[], None], dict[str, float]]
+
+
+def _ours(case: str, bf16: bool, batch: int) -> Program:
+  """The case as one compiled call, and its model FLOPs."""
+  import jax
+  import jax.numpy as jnp
+  import numpy as np
+
+  from benchmarks import flops
+  from lamd_jax import config as config_lib
+  from lamd_jax import rng
+  from lamd_jax import types
+  from lamd_jax.nn import initializers
+  from lamd_jax.systems import lvdm
+
+  config = config_lib.defaults()
+  if case != "decode":
+    config.model.denoiser.channels = int(case.split("_")[1])
+  system = lvdm.LVDM(config, jnp.bfloat16 if bf16 else jnp.float32)
+
+  def weights(module: Any, *args: Any) -> Any:
+    shapes = initializers.shapes(module, *args)["params"]
+    generator = np.random.default_rng(0)
+    # Uniform, nothing left at zero: no side may profit from values it need not multiply.
+    draw = lambda x: generator.random(x.shape, np.float32) * 0.04 - 0.02
+    return jax.device_put(jax.tree.map(draw, shapes))
+
+  spec = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+  z = jnp.asarray(np.random.default_rng(1).standard_normal((batch, *LATENT)), jnp.float32)
+  t = jnp.full((batch,), 500.0)
+
+  def unet_weights() -> Any:
+    return weights(system.unet, spec(1, *LATENT), spec(1), types.Conditions())
+
+  def decoder_weights() -> Any:
+    return weights(system.autoencoder, spec(1, 16, 256, 256, 3))
+
+  apply = lambda p, z, t: system.denoiser(p)(z, t, types.Conditions())
+  if case == "decode":
+    function = lambda p, z: system.autoencoder.apply({"params": p}, z, method="decode")
+    args = (decoder_weights(), z)
+    work = flops.count(function, *args)
+  elif case.startswith("clip"):
+    settings = lvdm.SamplerSettings("dpmpp_2m", OUR_STEPS, eta=0.0, spacing="trailing")
+
+    def function(denoiser, generator, root):
+      found = {
+        "diffusion": {"params": {"denoiser": denoiser}, "extras": {}},
+        "autoencoder": {
+          "params": {"generator": generator},
+          "extras": {"latent_scale": 0.33, "latent_shift": 1.46},
+        },
+      }
+      streams = rng.Streams(root, jnp.zeros((), jnp.int32))
+      latents = system.sample_latents(found, streams, jnp.arange(batch), settings)
+      return system.decode(found, latents)
+
+    args = (unet_weights(), decoder_weights(), rng.root(0))
+    work = flops.count(function, *args)
+  else:
+    args = (unet_weights(), z, t)
+    work = flops.count(apply, *args)
+    function = apply
+    if case.endswith("gradient"):
+      function = jax.grad(lambda p, z, t: jnp.abs(apply(p, z, t)).mean())
+      # The convention of MFU: backward is twice forward, recomputation is not counted.
+      work *= 3
+  compiled = jax.jit(function)
+  return lambda: jax.block_until_ready(compiled(*args)), {"flops": float(work)}
+
+
+def _twin(case: str, form: str, threads: int, batch: int) -> Program:
+  import torch
+
+  from benchmarks import torch_clip
+  from benchmarks import torch_twin
+
+  torch.set_num_threads(threads)
+  torch.manual_seed(0)
+  memory_format = torch_twin.FORMS[form][0]
+  frames, height, width, channels = LATENT
+  z = torch.randn(batch, channels, frames, height, width)
+  z = z.to(memory_format=memory_format)
+  t = torch.full((batch,), 500)
+
+  def unet() -> Any:
+    network = torch_twin.UNet(
+      channels, int(case.split("_")[1]), (1, 2, 3, 4), 3, (2, 4, 8), 4, 4
+    )
+    return torch_twin.in_form(network, form)
+
+  def decoder() -> Callable[[Any], Any]:
+    network = torch_twin.VideoAutoencoder(32, (4, 8, 8), channels)
+    return torch_twin.in_form(network, form).decode
+
+  if case.endswith("gradient"):
+    network = unet()
+
+    def call():
+      network.zero_grad(set_to_none=True)
+      network(z, t).abs().mean().backward()
+
+    return call, {}
+  if case == "decode":
+    function, args = decoder(), (z,)
+  elif case.startswith("clip"):
+    function, args = torch_clip.ddim_clip, (unet(), decoder(), z, TWIN_STEPS)
+  else:
+    function, args = unet(), (z, t)
+  return lambda: torch.inference_mode()(function)(*args), {}
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--side", required=True, help="ours, or a form of the twin")
+  parser.add_argument("--case", choices=CASES, required=True)
+  parser.add_argument("--threads", type=int, default=2, help="0: all")
+  parser.add_argument("--batch", type=int, default=1)
+  parser.add_argument("--bf16", action="store_true")
+  flags = parser.parse_args()
+  if flags.threads:
+    harness.use_threads(flags.threads)
+  if flags.side == "ours":
+    program = _ours(flags.case, flags.bf16, flags.batch)
+  else:
+    program = _twin(flags.case, flags.side, flags.threads, flags.batch)
+  harness.serve(*program)
+
+
+if __name__ == "__main__":
+  main()
