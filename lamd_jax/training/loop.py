@@ -201,7 +201,9 @@ def _steps(
   """
   first = step
   batches = iter(run.loader)
-  monitor = monitor_lib.Monitor(run.stage.name, step, run.optim.steps, run.train, run.writer)
+  monitor = monitor_lib.Monitor(
+    run.stage.name, step, run.optim.steps, run.train, run.writer
+  )
   previews = _Previews(run, preview_batch)
   while step < run.optim.steps and not preemption.agreed(run.stop, step):
     if step > first and step % run.train.checkpoint_every == 0:

@@ -17,8 +17,9 @@ from lamd_jax import rng
 from lamd_jax import types
 
 Tree = Any  # nested dict of arrays
-# Weights of earlier stages: stage name -> {"params": {group: tree}, "extras": tree}.
-# Where a group has an exponential moving average, it is the average that is passed.
+# Weights that are read and not trained: of earlier stages, stage name -> {"params":
+# {group: tree}, "extras": tree}, averages where a group keeps them; and of imported
+# networks, name -> {"params": tree}.
 Frozen = Mapping[str, Mapping[str, Tree]]
 Batch = types.VideoBatch | types.LatentBatch
 
@@ -54,8 +55,9 @@ class Stage(Protocol):
   name: str  # also the stage's folder in the workdir and its key in config.optim
   groups: tuple[str, ...]  # parameter groups, e.g. ("generator", "discriminator")
   averaged: tuple[str, ...]  # those of `groups` that keep a moving average
-  needs: tuple[str, ...]  # earlier stages whose weights arrive in `frozen`
+  needs: tuple[str, ...]  # earlier stages and imported networks: keys of `frozen`
   variants: tuple[str, ...]  # static forms of the step; one compiled step each
+  trains_on_latents: bool  # it has `encode`, and takes LatentBatches as well
 
   def variant_at(self, step: int) -> str:
     """The variant of this step: a function of the step alone, equal on all hosts."""
@@ -100,6 +102,5 @@ class Stage(Protocol):
     (a latent scale measured on the data, say). `params` are the averaged ones.
     `batches` never ends; take as many as needed."""
 
-  def encode(self, frozen: Frozen, batch: types.VideoBatch) -> types.LatentBatch | None:
-    """Pure and traceable: what the latent cache stores for this stage, or None if the
-    stage trains on pixels."""
+  def encode(self, frozen: Frozen, batch: types.VideoBatch) -> types.LatentBatch:
+    """Pure and traceable: what the latent cache stores. Only with `trains_on_latents`."""

@@ -96,26 +96,70 @@ def _step(
   finite = jnp.all(jnp.isfinite(jnp.stack(numbers)))
   guard = _count(state.guard, finite, state.step + 1, plan.max_nonfinite)
   updates = state.step - state.guard.skipped  # made before this step
-  decay = optimizers.ema_decay(optim, updates + 1)
 
-  params, ema, opt_state = {}, {}, {}
-  metrics = dict(output.metrics)
-  for g in stage.groups:
-    clipped = optimizers.clip(packed[g], norms[g], optim.clip_norm)
-    new, params[g], opt_state[g] = _update(
-      packing[g], optim, clipped, state.params[g], state.opt_state[g], finite
-    )
-    if g in state.ema:
-      ema[g] = _average(packing[g], new, state.ema[g], decay, finite)
-    metrics[f"loss/{g}"] = output.losses[g]
-    metrics[f"gradient_norm/{g}"] = norms[g]
-    metrics[f"parameter_norm/{g}"] = optimizers.global_norm(new)
-  metrics["learning_rate"] = optimizers.learning_rate(optim)(updates)
-  metrics["skipped_steps"] = guard.skipped
-  metrics = {name: jnp.asarray(x, jnp.float32) for name, x in metrics.items()}
-  extras = _keep_unless(finite, output.extras, state.extras)
-  state = State(state.step + 1, params, ema, opt_state, extras, guard)
-  return state, Report(metrics, guard)
+  old = _Changing(
+    params={g: packing[g].pack(state.params[g]) for g in stage.groups},
+    ema={g: packing[g].pack(x) for g, x in state.ema.items()},
+    opt_state={g: packing[g].pack_state(state.opt_state[g]) for g in stage.groups},
+    extras=state.extras,
+  )
+  # A branch, not a select: XLA fuses nothing across it. Fused into the arithmetic,
+  # the unpacking below would repeat it for every array, and compile six times longer.
+  new = jax.lax.cond(
+    finite,
+    lambda: _update(optim, old, packed, norms, updates, output.extras),
+    lambda: old,
+  )
+  metrics = {
+    **output.metrics,
+    **{f"loss/{g}": output.losses[g] for g in stage.groups},
+    **{f"gradient_norm/{g}": norms[g] for g in stage.groups},
+    **{f"parameter_norm/{g}": optimizers.global_norm(x) for g, x in new.params.items()},
+    "learning_rate": optimizers.learning_rate(optim)(updates),
+    "skipped_steps": guard.skipped,
+  }
+  state = State(
+    step=state.step + 1,
+    params={g: packing[g].unpack(x) for g, x in new.params.items()},
+    ema={g: packing[g].unpack(x) for g, x in new.ema.items()},
+    opt_state={g: packing[g].unpack_state(x) for g, x in new.opt_state.items()},
+    extras=new.extras,
+    guard=guard,
+  )
+  as_float = lambda x: jnp.asarray(x, jnp.float32)
+  return state, Report(jax.tree.map(as_float, metrics), guard)
+
+
+class _Changing(NamedTuple):
+  """The parts of a state that a skipped step leaves alone; arrays are packed."""
+
+  params: dict[str, Tree]
+  ema: dict[str, Tree]
+  opt_state: dict[str, Tree]
+  extras: Tree
+
+
+def _update(
+  optim: ConfigDict,
+  old: _Changing,
+  gradients: dict[str, Tree],
+  norms: dict[str, jax.Array],
+  updates: jax.Array,
+  extras: Tree,
+) -> _Changing:
+  """Clips, updates and averages each group, each by its own optimizer."""
+  optimizer = optimizers.make(optim)
+  decay = optimizers.ema_decay(optim, updates + 1)
+  params, opt_state = {}, {}
+  for g, gradient in gradients.items():
+    clipped = optimizers.clip(gradient, norms[g], optim.clip_norm)
+    changes, opt_state[g] = optimizer.update(clipped, old.opt_state[g], old.params[g])
+    params[g] = optax.apply_updates(old.params[g], changes)
+  ema = {
+    g: optax.incremental_update(params[g], average, 1 - decay)
+    for g, average in old.ema.items()
+  }
+  return _Changing(params, ema, opt_state, extras)
 
 
 def _check(stage: Stage, output: StageOutput, extras: Tree) -> None:
@@ -172,10 +216,6 @@ def _split(batch: Batch, parts: int, mesh: Mesh) -> Batch:
   return jax.tree.map(one, batch)
 
 
-def _keep_unless(finite: jax.Array, new: Tree, old: Tree) -> Tree:
-  return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
-
-
 def _count(guard: Guard, finite: jax.Array, step: jax.Array, limit: int) -> Guard:
   in_row = jnp.where(finite, 0, guard.in_row + 1)
   trips = (in_row >= limit) & (guard.tripped == 0)
@@ -185,32 +225,3 @@ def _count(guard: Guard, finite: jax.Array, step: jax.Array, limit: int) -> Guar
     last=jnp.where(finite, guard.last, step),
     tripped=jnp.where(trips, step, guard.tripped),
   )
-
-
-def _update(
-  packing: bundles.Bundles,
-  optim: ConfigDict,
-  gradients: Tree,
-  params: Tree,
-  opt_state: Tree,
-  finite: jax.Array,
-) -> tuple[Tree, Tree, Tree]:
-  """Updates one group; returns its packed parameters, parameters, optimizer state."""
-  old, old_state = packing.pack(params), packing.pack_state(opt_state)
-  changes, new_state = optimizers.make(optim).update(gradients, old_state, old)
-  new = _keep_unless(finite, optax.apply_updates(old, changes), old)
-  new_state = _keep_unless(finite, new_state, old_state)
-  return new, packing.unpack(new), packing.unpack_state(new_state)
-
-
-def _average(
-  packing: bundles.Bundles,
-  new: Tree,
-  average: Tree,
-  decay: jax.Array,
-  finite: jax.Array,
-) -> Tree:
-  """Moves a group's average towards its new parameters (packed)."""
-  old = packing.pack(average)
-  moved = optax.incremental_update(new, old, 1 - decay)
-  return packing.unpack(_keep_unless(finite, moved, old))

@@ -150,6 +150,8 @@ def test_arrays_lie_where_they_should_and_packing_adds_no_collective():
   with jax.set_mesh(setup.mesh):
     lowered = setup.step.lower(abstract, setup.frozen, setup.root, setup.batch())
     text = lowered.compile().as_text()
+  # Without the branch XLA fuses unpacking into the arithmetic, array by array.
+  assert " conditional(" in text
   # What packing by reshapes across devices would need.
   assert "all-to-all" not in text
   assert "collective-permute" not in text
