@@ -14,6 +14,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from lamd_jax.errors import ConfigError
 from lamd_jax.nn import initializers
 from lamd_jax.nn.layers import GroupNorm
 from lamd_jax.ops import conv as conv_ops
@@ -81,6 +82,11 @@ class _PatchCritic(nn.Module):
   def _conv(
     self, x: jax.Array, features: int, stride: int, name: str, use_bias: bool
   ) -> jax.Array:
+    if min(x.shape[2:4]) < 2:
+      raise ConfigError(
+        f"the critic has no pixels left: {x.shape[2]}x{x.shape[3]} before {name}; use"
+        f" larger frames or fewer model.discriminator.layers than {self.layers}"
+      )
     temporal = self.temporal_kernel > 1
     # Short clips: time is halved only while there is enough of it.
     time_stride = stride if temporal and x.shape[1] >= 4 else 1

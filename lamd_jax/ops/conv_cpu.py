@@ -121,9 +121,7 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, stride: Triple) -> jax.Array
     parts.append(y[(slice(None), *window, slice(i * width, (i + 1) * width))])
   stacked = jnp.stack(parts, 4).reshape(x.shape[0], *blocks, *stride, width)
   woven = stacked.transpose(0, 1, 4, 2, 5, 3, 6, 7)
-  whole = woven.reshape(
-    x.shape[0], *(n * s for n, s in zip(blocks, stride)), width
-  )
+  whole = woven.reshape(x.shape[0], *(n * s for n, s in zip(blocks, stride)), width)
   return whole[:, : length[0], : length[1], : length[2]]
 
 
@@ -196,9 +194,7 @@ def _conv2d_large_backward(padding, residuals, dy):
   def by_blocks(x, kernel, dy):
     return _kernel_gradient(x, dy, kernel.shape[:2], padding).astype(kernel.dtype)
 
-  gradient = lax.platform_dependent(
-    x, kernel, dy, cpu=by_blocks, default=by_xla
-  )
+  gradient = lax.platform_dependent(x, kernel, dy, cpu=by_blocks, default=by_xla)
   return *of_x(dy), gradient
 
 
@@ -218,7 +214,7 @@ def _kernel_gradient(
   count, height, width, channels = x.shape
   features = dy.shape[-1]
   # lax.pad and not jnp.pad: a padding wider than the kernel crops here.
-  room = [(k - 1 - before, k - 1 - after, 0) for k, (before, after) in zip(size, padding)]
+  room = [(k - 1 - a, k - 1 - b, 0) for k, (a, b) in zip(size, padding)]
   dy = lax.pad(dy, jnp.zeros((), dy.dtype), [(0, 0, 0), *room, (0, 0, 0)])
   fits = lambda r: height % r == 0 and count * r * width <= _BLOCK_PIXELS
   rows = max((r for r in range(1, height + 1) if fits(r)), default=1)
