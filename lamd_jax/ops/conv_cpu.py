@@ -161,7 +161,8 @@ def _product(
   call and each gradient, runs at 20-100 GFLOP/s against 130-250 here.
   """
   x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-  window = lambda start, a: slice(start, start + (y_shape[a] - 1) * stride[a] + 1, stride[a])
+  reach = [(n - 1) * s + 1 for n, s in zip(y_shape, stride)]
+  window = lambda start, a: slice(start, start + reach[a], stride[a])
   near = jnp.concatenate(
     [
       x[:, window(i, 0), window(j, 1)]

@@ -25,6 +25,9 @@ CASES = {
   "volume, k4 s2": ((1, 6, 8, 6, 12), (4, 4, 4, 10), (2, 2, 2), (ONE, ONE, ONE)),
   "volume, k4 s2 unpadded": ((1, 6, 9, 6, 12), (4, 4, 4, 10), (1, 2, 2), (NONE,) * 3),
   "few in": ((2, 4, 5, 6, 3), (3, 3, 3, 10), (2, 1, 1), (ONE, NONE, ONE)),
+  # Fewer pixels than features: one matrix product.
+  "tiny map": ((2, 1, 3, 4, 5), (1, 3, 3, 30), (1, 1, 1), (NONE, ONE, ONE)),
+  "tiny map, strided": ((1, 2, 6, 7, 5), (1, 3, 4, 30), (1, 2, 2), (NONE, (0, 2), ONE)),
   "few out": ((2, 5, 5, 6, 12), (3, 3, 3, 3), (2, 2, 1), ((2, 1), ONE, ONE)),
 }
 # Outputs of more than 2^18 elements take the kernel gradient by blocks.
