@@ -183,7 +183,7 @@ def sample_defaults() -> ConfigDict:
       frames=0,  # of a clip; 0: as trained
       sampler="dpmpp_2m",  # ddpm | ddim | dpmpp_2m | unipc | heun | euler
       steps=20,
-      spacing="trailing",  # trailing | uniform | log_snr | ddim_release
+      spacing="log_snr",  # log_snr | trailing | uniform | ddim_release
       eta=0.0,  # DDIM's noise: 0 deterministic, 1 as DDPM
       guidance=1.0,  # classifier-free guidance; 1: off
       seed=0,
@@ -205,7 +205,7 @@ def eval_defaults() -> ConfigDict:
       bootstrap=1000,  # resamples behind a 95 % interval
       sampler="dpmpp_2m",
       steps=20,
-      spacing="trailing",
+      spacing="log_snr",
       eta=0.0,
       seed=0,
       weights="ema",

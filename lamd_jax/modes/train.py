@@ -38,10 +38,18 @@ from lamd_jax.training import writers
 _ENCODE_BATCH = 16
 
 
-def _perceptual_params(config: ConfigDict) -> Any:
-  path = config.model.perceptual.weights
-  unused = not config.loss.perceptual_weight or "autoencoder" not in config.stages
-  return None if unused or path == "none" else perceptual.load(path)
+def _frozen(
+  stage: stage_lib.Stage, config: ConfigDict, workdir: epath.Path
+) -> dict[str, Any]:
+  """Loads the weights the stage reads but does not train."""
+  frozen = {}
+  for name in stage.needs:
+    if name == "perceptual":
+      frozen[name] = {"params": perceptual.load(config.model.perceptual.weights)}
+    else:
+      verify = config.train.checkpoint_verify
+      frozen[name] = checkpoints.load_weights(workdir / name, "ema", verify)
+  return frozen
 
 
 def _video_loader(config: ConfigDict, batch: int, seed: int) -> pipeline.Loader:
@@ -114,14 +122,9 @@ def _train_stage(
 ) -> loop.Result:
   folder = workdir / stage.name
   optim = config.optim[stage.name]
-  frozen = {
-    name: checkpoints.load_weights(
-      workdir / name, "ema", config.train.checkpoint_verify
-    )
-    for name in stage.needs
-  }
+  frozen = _frozen(stage, config, workdir)
   mesh = sharding.make_mesh(config.train.mesh)
-  if stage.needs and config.train.latent_cache:
+  if config.train.latent_cache and stage.trains_on_latents:
     loader = _cached_latents(stage, config, frozen, workdir, stop)
   else:
     loader = _video_loader(config, optim.batch, config.seed)
@@ -156,7 +159,7 @@ def run(
   compile_cache.enable()
   stop = preemption.Stop().install()
   system = SYSTEMS[config.system](config, precision.compute_dtype(config.train.compute))
-  stages = system.stages(_perceptual_params(config))
+  stages = system.stages()
   run_folder.write(workdir, config)
   print(f"lamd_jax: {config.name}:{config.variant} in {workdir}", flush=True)
   for stage in stages:

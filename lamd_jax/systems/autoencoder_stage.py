@@ -35,18 +35,21 @@ class AutoencoderStage:
   """
 
   name = "autoencoder"
-  needs = ()
   variants = ("video",)
+  trains_on_latents = False
 
-  def __init__(self, network: nn.Module, config: Any, perceptual_params: Tree | None):
+  def __init__(self, network: nn.Module, config: Any):
     """Args:
     network: has `encode`, `decode`, `decode_features` and `output`.
-    config: the run's config.
-    perceptual_params: LPIPS weights; None trains without the term.
+    config: the run's config. With `loss.perceptual_weight` the stage needs the frozen
+      weights "perceptual", unless `model.perceptual.weights` is "none".
     """
     self._network = network
     self._config = config
-    self._perceptual = perceptual_params
+    perceptual_term = config.loss.perceptual_weight > 0
+    self.needs = ()
+    if perceptual_term and config.model.perceptual.weights != "none":
+      self.needs = ("perceptual",)
     critic = config.model.discriminator
     networks = {
       "frame": discriminators.FrameDiscriminator,
@@ -102,7 +105,7 @@ class AutoencoderStage:
     r = self._apply(generator, features, "output")
     # 3. Distance and KL.
     nll, cotangent = jax.value_and_grad(
-      autoencoder_loss.negative_log_likelihood(x, loss, self._perceptual_distance)
+      autoencoder_loss.negative_log_likelihood(x, loss, self._perceptual(frozen))
     )(jax.lax.stop_gradient(r))
     kl = autoencoder_loss.kl_per_clip(mean, log_variance)
     metrics = {"nll": nll, "kl_nats": kl, "psnr": _psnr(x, r)}
@@ -123,14 +126,13 @@ class AutoencoderStage:
   def _apply(self, params: Tree, x: jax.Array, method: str) -> Any:
     return self._network.apply({"params": params}, x, method=method)
 
-  @property
-  def _perceptual_distance(self) -> autoencoder_loss.Perceptual | None:
-    weights = self._perceptual
-    if weights is None or not self._config.loss.perceptual_weight:
+  def _perceptual(self, frozen: stage_lib.Frozen) -> autoencoder_loss.Perceptual | None:
+    if not self.needs:
       return None
 
     def distance(a: jax.Array, b: jax.Array) -> jax.Array:
       frames = lambda clip: clip.reshape(-1, *clip.shape[2:])
+      weights = frozen["perceptual"]["params"]
       per_frame = perceptual.distance(weights, frames(a), frames(b))
       return per_frame.reshape(a.shape[:2])
 
@@ -206,7 +208,9 @@ class AutoencoderStage:
     for batch in batches:
       m1, m2 = moments(params["generator"], batch.video)
       count = len(batch.video)
-      seen, first, second = seen + count, first + count * float(m1), second + count * float(m2)
+      seen += count
+      first += count * float(m1)
+      second += count * float(m2)
       if seen >= self._config.train.latent_samples:
         break
     mean = first / seen
@@ -216,10 +220,6 @@ class AutoencoderStage:
       "latent_shift": np.float32(-mean),
       "latent_scale": np.float32(1 / std),
     }
-
-  def encode(self, frozen: stage_lib.Frozen, batch: types.VideoBatch) -> None:
-    """This stage trains on pixels."""
-    return None
 
 
 def _psnr(x: jax.Array, r: jax.Array) -> jax.Array:

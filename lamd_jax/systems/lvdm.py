@@ -55,6 +55,7 @@ class DiffusionStage:
   groups = ("denoiser",)
   needs = ("autoencoder",)
   variants = ("video",)
+  trains_on_latents = True
 
   def __init__(self, system: LVDM):
     self._system = system
@@ -128,7 +129,7 @@ class DiffusionStage:
     streams: rng.Streams,
   ) -> dict[str, jax.Array]:
     settings = SamplerSettings(
-      "dpmpp_2m", self._system.config.train.preview_steps, eta=0.0, spacing="trailing"
+      "dpmpp_2m", self._system.config.train.preview_steps, eta=0.0, spacing="log_snr"
     )
     weights = {**frozen, "diffusion": {"params": params, "extras": extras}}
     z = self._system.sample_latents(weights, streams, batch.index, settings)
@@ -175,15 +176,9 @@ class LVDM:
       model.autoencoder.latent_channels,
     )
 
-  def stages(self, perceptual_params: Tree | None = None) -> list[stage_lib.Stage]:
-    """Returns the stages in training order.
-
-    Args:
-      perceptual_params: weights of the LPIPS network, or None to train without.
-    """
-    autoencoder = autoencoder_stage.AutoencoderStage(
-      self.autoencoder, self.config, perceptual_params
-    )
+  def stages(self) -> list[stage_lib.Stage]:
+    """Returns the stages in training order."""
+    autoencoder = autoencoder_stage.AutoencoderStage(self.autoencoder, self.config)
     return [autoencoder, DiffusionStage(self)]
 
   def denoiser(self, params: Tree) -> Denoiser:
