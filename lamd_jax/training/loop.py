@@ -241,7 +241,10 @@ class _Previews:
 
   def write(self, step: int, state: State) -> None:
     """Makes and writes the clips of `step`; not when the run is to stop."""
-    if not self._enabled or self._run.stop.requested():
+    # With several processes only an agreed flag counts: one that went ahead alone
+    # would leave the others waiting in the preview's collectives.
+    stopping = jax.process_count() == 1 and self._run.stop.requested()
+    if not self._enabled or stopping:
       return
     params = state_lib.averaged(state.params, state.ema)
     streams = rng.Streams(self._run.root, self._zero)

@@ -14,6 +14,7 @@ The axes are Auto: XLA propagates shardings, and Linen code needs no annotation.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+import functools
 import math
 from typing import Any
 
@@ -117,9 +118,11 @@ def place(tree: Tree, shardings: Tree) -> Tree:
   def one(leaf: Any, sharding: NamedSharding) -> jax.Array:
     leaf = np.asarray(leaf)
     if jax.process_count() > 1:
-      return jax.make_array_from_callback(
-        leaf.shape, sharding, lambda index: np.array(leaf[index])
-      )
+      # The guard takes this for an implicit transfer.
+      with jax.transfer_guard("allow"):
+        return jax.make_array_from_callback(
+          leaf.shape, sharding, lambda index: np.array(leaf[index])
+        )
     # A copy that only JAX knows: on a CPU it may keep NumPy's memory instead of
     # copying, even with may_alias=False.
     return jax.device_put(leaf.copy(), sharding)
@@ -132,10 +135,11 @@ def place_batch(batch: Tree, mesh: Mesh) -> Tree:
 
   Every process passes its own rows; the global batch is their concatenation.
   """
-  sharding = batch_sharding(mesh)
-  return jax.tree.map(
-    lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch
+  join = functools.partial(
+    jax.make_array_from_process_local_data, batch_sharding(mesh)
   )
+  with jax.transfer_guard("allow"):  # asked for, though the guard cannot tell
+    return jax.tree.map(lambda x: join(np.asarray(x)), batch)
 
 
 def constrain(tree: Tree, shardings: Tree) -> Tree:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -247,7 +248,7 @@ def test_previews_have_fixed_inputs_and_are_written(tmp_path):
 
 def test_sigterm_saves_and_exits_with_75(tmp_path):
   done = subprocess.run(
-    [sys.executable, toy_stage.__file__, str(tmp_path)],
+    [sys.executable, toy_stage.__file__, "terminated", str(tmp_path)],
     env={
       "JAX_PLATFORMS": "cpu",
       "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
@@ -259,3 +260,51 @@ def test_sigterm_saves_and_exits_with_75(tmp_path):
   assert done.returncode == 75
   # The signal came while batch 2 was made; its step is the third.
   assert checkpoints.steps(tmp_path) == [3]
+
+
+def _free_port():
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    return free.getsockname()[1]
+
+
+def test_two_processes_leave_together_and_one_goes_on(tmp_path):
+  """2 processes x 2 devices; what they saved continues on 1 x 8."""
+  port = _free_port()
+  environment = {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_NUM_PROCESSES": "2",
+    "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
+  }
+  processes = [
+    subprocess.Popen(
+      [sys.executable, toy_stage.__file__, "two", str(tmp_path / "two")],
+      env={**environment, "JAX_PROCESS_ID": str(i)},
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    for i in range(2)
+  ]
+  try:
+    outputs = [process.communicate(timeout=240)[0] for process in processes]
+  finally:
+    for process in processes:
+      process.kill()
+  # The flags are exchanged every 8 steps; only process 1 had one, set at step 2.
+  assert preemption.POLLS_PER_EXCHANGE == 8
+  for output in outputs:
+    assert "result preempted 8" in output
+  assert sorted(p.name for p in (tmp_path / "two" / "samples").iterdir()) == [
+    "step_4",
+    "step_8",
+  ]
+  config = toy_stage.config(accumulate=1, steps=10)
+  _train(tmp_path / "two", "fsdp", resume="must", config=config)
+  _train(tmp_path / "one", "fsdp", config=config)
+  expected, found = _everything(tmp_path / "one"), _everything(tmp_path / "two")
+  for name, value in expected.items():
+    scale = max(1.0, np.abs(value).max())
+    assert np.abs(found[name] - value).max() <= 1e-5 * scale, name
+  assert [row["step"] for row in _log(tmp_path / "two")] == [2, 4, 6, 8, 10]

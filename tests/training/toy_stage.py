@@ -180,5 +180,50 @@ def run_until_terminated(workdir: str) -> None:
   sys.exit(preemption.EXIT_CODE if result.status == "preempted" else 0)
 
 
+class HostLoader(ToyLoader):
+  """One of two processes' rows of each batch, dealt out as Grain deals them."""
+
+  def __next__(self) -> types.VideoBatch:
+    rows = slice(jax.process_index(), None, jax.process_count())
+    return types.VideoBatch(*[x[rows] for x in super().__next__()])
+
+
+def run_as_one_of_two(workdir: str) -> None:
+  """Trains with another process; only the last one is asked to stop, at step 2."""
+  jax.config.update("jax_num_cpu_devices", 2)
+  from lamd_jax.training import distributed
+  from lamd_jax.training import loop
+  from lamd_jax.training import preemption
+  from lamd_jax.training import sharding
+  from lamd_jax.training import writers
+
+  assert distributed.initialize(60)
+  stop = preemption.Stop()
+
+  def hook(step: int) -> None:
+    if step == 2 and jax.process_index() == 1:
+      stop.request()
+
+  tree = config(accumulate=1, steps=10)
+  tree.train.preview_every = 4
+  result = loop.train(
+    ToyStage(),
+    config=tree,
+    workdir=workdir,
+    frozen=FROZEN,
+    loader=HostLoader(16, hook),
+    preview_batch=next(ToyLoader(2)),
+    finish_batches=lambda: iter(ToyLoader(16)),
+    mesh=sharding.make_mesh("fsdp"),
+    resume="auto",
+    stop=stop,
+    writer=writers.for_stage(tree.train, "toy", workdir, steps=10, fps=4.0),
+    min_shard_bytes=1,
+  )
+  print(f"result {result.status} {result.step}")
+
+
 if __name__ == "__main__":
-  run_until_terminated(sys.argv[1])
+  {"terminated": run_until_terminated, "two": run_as_one_of_two}[sys.argv[1]](
+    sys.argv[2]
+  )
