@@ -82,7 +82,7 @@ def main() -> None:
   steps = [c for c in worker.CASES if not c.startswith("clip")]
   parser.add_argument("--cases", default="", help=f"of {','.join(worker.CASES)}")
   parser.add_argument("--clip", action="store_true", help="only case clip_256")
-  parser.add_argument("--forms", default="plain,channels_last,folded")
+  parser.add_argument("--forms", default="plain,folded")
   parser.add_argument("--repeats", type=int, default=7)
   parser.add_argument("--threads", type=int, default=2)
   parser.add_argument("--batch", type=int, default=1)
