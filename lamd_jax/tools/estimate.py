@@ -122,6 +122,7 @@ class _Program:
       if inner is not None:
         return self.add(inner, inputs)
     if name in _VIEWS:
+      # A buffer under another name.
       return inputs[:1]
     outputs = [self.new(v.aval) for v in eqn.outvars]
     key = str(id(eqn)) if name in _BODIES else repr(sorted(params.items(), key=str))
@@ -137,6 +138,9 @@ class _Program:
 
   def _workspace(self, eqn: Any) -> int:
     bodies = _BODIES.get(eqn.primitive.name, lambda params: ())(eqn.params)
+    if eqn.primitive.name == "conv_general_dilated" and self.platform == "cpu":
+      # A padded or transposed copy of each operand.
+      return sum(_bytes(v.aval) for v in eqn.invars)
     return max((_body_peak(b, self.platform) for b in bodies), default=0)
 
 
@@ -207,6 +211,7 @@ def _plan(ops: Sequence[_Op], outputs: Iterable[int]) -> _Plan:
   readers: dict[int, int] = {}
   summed: set[int] = set()
   broadcast = {op.outputs[0] for op in ops if op.name == "broadcast_in_dim"}
+  sums = _sums(ops)
   for op in reversed(ops):
     v = op.outputs[0]
     many = readers.get(v, 0) > 1
@@ -218,7 +223,7 @@ def _plan(ops: Sequence[_Op], outputs: Iterable[int]) -> _Plan:
       if op.name == "div":
         # By something broadcast: a product with the reciprocal.
         costly = op.inputs[1] not in broadcast
-      if costly or v in summed:
+      if costly or (v in summed and v not in sums):
         buffered.add(v)
         kept.add(v)
     for u in set(op.inputs):
@@ -228,6 +233,17 @@ def _plan(ops: Sequence[_Op], outputs: Iterable[int]) -> _Plan:
       elif op.name not in _FUSED:
         buffered.add(u)
   return _Plan(buffered, kept)
+
+
+def _sums(ops: Sequence[_Op]) -> set[int]:
+  """Sums of several convolutions: XLA keeps the terms and adds them for each reader."""
+  terms = {}
+  for op in ops:
+    if op.name == "conv_general_dilated":
+      terms[op.outputs[0]] = 1
+    elif op.name in ("add", "add_any", "slice"):
+      terms[op.outputs[0]] = sum(terms.get(v, 0) for v in op.inputs)
+  return {v for v, count in terms.items() if count > 1}
 
 
 def _early(ops: Sequence[_Op], arguments: Iterable[int]) -> list[_Op]:
