@@ -116,6 +116,7 @@ def _optim() -> ConfigDict:
       steps=100_000,
       batch=8,  # clips a step, over all devices and micro-batches
       accumulate=1,  # micro-batches a step
+      optimizer="adamw",  # adamw | muon
       learning_rate=1e-4,
       schedule="constant",  # constant | cosine
       warmup=0,  # steps

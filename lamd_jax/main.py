@@ -3,7 +3,7 @@
 
   python -m lamd_jax.main --config=configs/lvdm_sky.py:demo
 
-Exit codes: 0 done, 2 a config or flag that cannot be run, 3 data, 4 weights, 75 saved
+Exit codes: 0 done, 1 a run that failed, 2 a config or flag that cannot be run, 3 data, 4 weights, 75 saved
 after a preemption signal (a launcher starts the same command again).
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import sys
-
 from typing import NamedTuple
 
 from absl import logging
@@ -24,6 +23,8 @@ from lamd_jax import run_folder
 from lamd_jax import validation
 from lamd_jax.errors import ConfigError
 from lamd_jax.errors import InputError
+from lamd_jax.training import distributed
+from lamd_jax.training import monitor
 
 USAGE = """usage: python -m lamd_jax.main [flags]
 
@@ -94,6 +95,7 @@ def resolve(line: command_line.CommandLine) -> Request:
   evaluation = command_line.apply(config_lib.eval_defaults(), "eval", line)
   if stored is not None:
     run_folder.check_same(stored, config, workdir)
+  distributed.initialize()  # Before the first question about devices.
   validation.check_config(config, jax.device_count())
   validation.check_sample(sample, config)
   validation.check_eval(evaluation, config)
@@ -126,6 +128,9 @@ def run(argv: list[str]) -> int:
   except InputError as error:
     print(f"lamd_jax: {error}", file=sys.stderr, flush=True)
     return error.exit_code
+  except monitor.NonFiniteError as error:
+    print(f"lamd_jax: {error}", file=sys.stderr, flush=True)
+    return 1
   except KeyboardInterrupt:
     return 130
 

@@ -32,6 +32,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
   "diffusion.schedule": ("linear", "scaled_linear", "cosine"),
   "diffusion.prediction": ("eps", "x0", "v", "flow"),
   "diffusion.loss": ("l1", "l2"),
+  "optim.*.optimizer": ("adamw", "muon"),
   "optim.*.schedule": ("constant", "cosine"),
   "train.mesh": ("dp", "fsdp"),
   "train.compute": ("auto", "float32", "bfloat16"),

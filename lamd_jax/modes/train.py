@@ -20,6 +20,7 @@ import numpy as np
 from lamd_jax import run_folder
 from lamd_jax import types
 from lamd_jax.data import pipeline
+from lamd_jax.errors import ConfigError
 from lamd_jax.interchange import perceptual
 from lamd_jax.modes import evaluate
 from lamd_jax.modes import preflight
@@ -117,7 +118,6 @@ def _train_stage(
   stage: stage_lib.Stage,
   config: ConfigDict,
   workdir: epath.Path,
-  resume: str,
   stop: preemption.Stop,
 ) -> loop.Result:
   folder = workdir / stage.name
@@ -141,7 +141,7 @@ def _train_stage(
       preview_batch=_preview_batch(config),
       finish_batches=lambda: _endless_pixels(config, optim.batch),
       mesh=mesh,
-      resume=resume,
+      resume="auto",  # what --resume asks for was checked for the whole run
       stop=stop,
       writer=writer,
     )
@@ -150,11 +150,27 @@ def _train_stage(
     writer.close()
 
 
+def _check_resume(config: ConfigDict, workdir: epath.Path, resume: str) -> None:
+  """Raises ConfigError if --resume asks for what the workdir does not hold."""
+  begun = [s for s in config.stages if checkpoints.steps(workdir / s)]
+  if resume == "must" and not begun:
+    raise ConfigError(
+      f"--resume=must: {workdir} holds no checkpoint; name the run's --workdir, or say"
+      " --resume=auto"
+    )
+  if resume == "never" and begun:
+    raise ConfigError(
+      f"--resume=never: {workdir} holds a run ({', '.join(begun)}); name another"
+      " --workdir, or say --resume=auto"
+    )
+
+
 def run(
   config: ConfigDict, workdir: epath.Path, resume: str, evaluation: ConfigDict
 ) -> int:
   """Trains what is not yet trained; returns the exit code."""
   preflight.check_inputs(config)
+  _check_resume(config, workdir, resume)
   pipeline.check(config.data, config.data.split)
   compile_cache.enable()
   stop = preemption.Stop().install()
@@ -170,7 +186,7 @@ def run(
       continue
     started = time.monotonic()
     try:
-      result = _train_stage(stage, config, workdir, resume, stop)
+      result = _train_stage(stage, config, workdir, stop)
     except preemption.Preempted:
       return preemption.EXIT_CODE
     if result.status == "preempted":

@@ -109,18 +109,20 @@ class AutoencoderStage:
     )(jax.lax.stop_gradient(r))
     kl = autoencoder_loss.kl_per_clip(mean, log_variance)
     metrics = {"nll": nll, "kl_nats": kl, "psnr": _psnr(x, r)}
+    value = nll + loss.kl_weight * kl
     # 4. The critic.
     losses = {}
     if self._critic is not None:
       added = self._adversarial(params, extras, x, r, streams.step)
       weight = self._adaptive_weight(generator, features, cotangent, added.g_gradient)
       cotangent += weight * added.g_gradient
+      value += weight * added.g
       losses["discriminator"] = added.critic_loss
       extras = {**extras, "batch_stats": added.statistics}
       metrics |= {"g": added.g, "critic": added.critic_loss, "gan_weight": weight}
-    losses["generator"] = (
-      autoencoder_loss.surrogate(r, cotangent) + loss.kl_weight * kl
-    )
+    # 5. The value is the true loss, the gradient that of the surrogate.
+    gradient = autoencoder_loss.surrogate(r, cotangent) + loss.kl_weight * kl
+    losses["generator"] = gradient + jax.lax.stop_gradient(value - gradient)
     return stage_lib.StageOutput(losses, extras, metrics)
 
   def _apply(self, params: Tree, x: jax.Array, method: str) -> Any:

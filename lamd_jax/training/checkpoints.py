@@ -244,6 +244,16 @@ def _read_weights(folder: epath.Path, which: str) -> dict[str, Any]:
 
 
 def _read_tree(folder: epath.Path) -> Tree:
+  # Orbax warns that an item read by itself has no metadata of a whole checkpoint.
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  try:
+    return _read_quietly(folder)
+  finally:
+    logging.set_verbosity(verbosity)
+
+
+def _read_quietly(folder: epath.Path) -> Tree:
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
     shapes = reader.metadata(folder).item_metadata.tree
     as_numpy = lambda _: ocp.RestoreArgs(restore_type=np.ndarray)

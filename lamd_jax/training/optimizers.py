@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AdamW, learning-rate schedules, clipping and moving averages."""
+"""AdamW and Muon, learning-rate schedules, clipping and moving averages."""
 
 from __future__ import annotations
 
@@ -45,15 +45,74 @@ def learning_rate(optim: ConfigDict) -> Callable[[jax.Array], jax.Array]:
 
 
 def make(optim: ConfigDict) -> optax.GradientTransformation:
-  """Returns AdamW as in Loshchilov & Hutter (and torch); with no decay it is Adam.
+  """Returns the optimizer that `optim.optimizer` names.
 
-  The decay is decoupled and scaled by the learning rate, and acts on all parameters.
-  Every part is element-wise, which is what lets `bundles` pack the arrays.
+  adamw: as in Loshchilov & Hutter (and torch); with no decay it is Adam. The decay is
+  decoupled and scaled by the learning rate, and acts on all parameters.
+  muon: `scale_by_muon` in Adam's place.
   """
-  parts = [optax.scale_by_adam(b1=optim.b1, b2=optim.b2, eps=optim.epsilon)]
+  scale = OPTIMIZERS[optim.optimizer]
+  parts = [scale(optim.b1, optim.b2, optim.epsilon)]
   if optim.weight_decay:
     parts.append(optax.add_decayed_weights(optim.weight_decay))
   return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate(optim)))
+
+
+def elementwise(optim: ConfigDict) -> bool:
+  """Whether each number's update depends on that number's history alone.
+
+  Only then may `bundles` pack arrays; Muon needs their matrices.
+  """
+  return optim.optimizer == "adamw"
+
+
+# Newton-Schulz coefficients of Jordan et al.: five rounds bring singular values from
+# [0.01, 1] to about [0.7, 1.2], which is as good as 1 here.
+_NEWTON_SCHULZ = (3.4445, -4.775, 2.0315)
+_ROUNDS = 5
+
+
+def orthogonalise(x: jax.Array) -> jax.Array:
+  """Returns about U V^T of x = U S V^T; x is read as a matrix [all but last, last]."""
+  a, b, c = _NEWTON_SCHULZ
+  m = x.reshape(-1, x.shape[-1])
+  tall = m.shape[0] > m.shape[1]
+  m = m.T if tall else m
+  m = m / (jnp.linalg.norm(m) + 1e-8)
+  for _ in range(_ROUNDS):
+    square = m @ m.T
+    m = a * m + (b * square + c * square @ square) @ m
+  return (m.T if tall else m).reshape(x.shape)
+
+
+def scale_by_muon(b1: float, b2: float, epsilon: float) -> optax.GradientTransformation:
+  """Muon (Jordan et al., 2024): kernels move along orthogonalised momentum.
+
+  The momentum is Adam's first moment, with Nesterov's look-ahead; vectors (biases,
+  scales) get Adam's update. The root mean square of a kernel's update is 0.2, about
+  that of Adam's, so both share a learning rate (Liu et al., arXiv 2502.16982, eq. 4).
+  """
+  adam = optax.scale_by_adam(b1=b1, b2=b2, eps=epsilon)
+
+  def update(gradients: Tree, state: Any, params: Tree | None = None):
+    updates, state = adam.update(gradients, state, params)
+
+    def one(gradient: jax.Array, moment: jax.Array, plain: jax.Array) -> jax.Array:
+      if gradient.ndim < 2:
+        return plain
+      ahead = b1 * moment + (1 - b1) * gradient
+      rows, columns = math.prod(gradient.shape[:-1]), gradient.shape[-1]
+      return 0.2 * math.sqrt(max(rows, columns)) * orthogonalise(ahead)
+
+    return jax.tree.map(one, gradients, state.mu, updates), state
+
+  return optax.GradientTransformation(adam.init, update)
+
+
+OPTIMIZERS = {
+  "adamw": lambda b1, b2, epsilon: optax.scale_by_adam(b1=b1, b2=b2, eps=epsilon),
+  "muon": scale_by_muon,
+}
 
 
 def init(optimizer: optax.GradientTransformation, params: Tree) -> Tree:

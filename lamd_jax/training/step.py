@@ -87,8 +87,10 @@ def _step(
   stage, optim = plan.stage, plan.optim
   streams = rng.Streams(root, state.step)
   gradients, output = _gradients(plan, state, frozen, batch, streams)
+  large = bundles.LARGE if optimizers.elementwise(optim) else 0
   packing = {
-    g: bundles.Bundles(state.params[g], plan.shardings.params[g]) for g in stage.groups
+    g: bundles.Bundles(state.params[g], plan.shardings.params[g], large)
+    for g in stage.groups
   }
   packed = {g: packing[g].pack(gradients[g]) for g in stage.groups}
   norms = {g: optimizers.global_norm(packed[g]) for g in stage.groups}

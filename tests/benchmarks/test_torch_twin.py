@@ -46,14 +46,16 @@ def _check_gradients(module, data: dict[str, np.ndarray]) -> None:
     name = str(key)
     if name not in grads:
       stem, leaf = name.rsplit(".", 1)
-      name = next(n for n in (f"{stem}.conv.{leaf}", f"{stem}.convt.{leaf}") if n in grads)
+      names = (f"{stem}.conv.{leaf}", f"{stem}.convt.{leaf}")
+      name = next(n for n in names if n in grads)
     norm = grads[name].double().norm().item()
     assert abs(norm - expected) <= 1e-4 * max(1.0, expected), key
 
 
 def test_unet(fixtures: pathlib.Path):
   data = _load(fixtures, "lvdm_unet_short_tiny")
-  case = json.loads((fixtures / "lvdm" / "cases.json").read_text())["lvdm_unet_short_tiny"]
+  cases = json.loads((fixtures / "lvdm" / "cases.json").read_text())
+  case = cases["lvdm_unet_short_tiny"]
   unet = torch_twin.fill(
     torch_twin.UNet(
       case["in_channels"],

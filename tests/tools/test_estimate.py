@@ -64,7 +64,8 @@ def _autoencoder_step():
   model = video_autoencoder.VideoAutoencoder(8, (2, 4, 4), 4, 8)
   x = _spec(2, 8, 32, 32, 3)
   params = initializers.shapes(model, x)
-  step, state = _training_step(lambda p, x: jnp.abs(model.apply(p, x) - x).mean(), params)
+  loss = lambda p, x: jnp.abs(model.apply(p, x) - x).mean()
+  step, state = _training_step(loss, params)
   return step, (*state, x)
 
 
@@ -84,7 +85,10 @@ def test_rematerialisation_is_undone_on_cpu_and_only_there():
   # XLA's CPU backend merges the recomputation with the forward pass; measured alike.
   plain, args = _unet_step("none")
   remat, _ = _unet_step("full")
-  on = lambda step, platform: estimate.estimate(step, *args, platform=platform).temporaries
+
+  def on(step, platform):
+    return estimate.estimate(step, *args, platform=platform).temporaries
+
   assert on(remat, "cpu") == on(plain, "cpu")
   assert on(remat, "tpu") < 0.8 * on(plain, "tpu")
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import toy_stage
 
@@ -69,3 +70,34 @@ def test_ema_decay_warms_up():
   np.testing.assert_allclose(optimizers.ema_decay(optim, 10**5), 0.99, rtol=1e-6)
   cold = _optim(ema_decay=0.99, ema_warmup=False)
   np.testing.assert_allclose(optimizers.ema_decay(cold, 1), 0.99, rtol=1e-6)
+
+
+def test_orthogonalise_flattens_the_spectrum():
+  # Five Newton-Schulz rounds with Jordan et al.'s coefficients: about [0.7, 1.2].
+  generator = np.random.default_rng(0)
+  for shape in ((3, 3, 3, 4, 16), (12, 40)):
+    x = jnp.asarray(generator.standard_normal(shape), jnp.float32)
+    flat = np.asarray(optimizers.orthogonalise(x)).reshape(-1, shape[-1])
+    values = np.linalg.svd(flat, compute_uv=False)
+    assert values.min() > 0.6 and values.max() < 1.3
+    # It keeps the singular vectors: a positive inner product with x, and its scale
+    # does not matter.
+    assert (flat * np.asarray(x).reshape(flat.shape)).sum() > 0
+    np.testing.assert_allclose(
+      optimizers.orthogonalise(100 * x).reshape(flat.shape), flat, atol=1e-4
+    )
+
+
+def test_muon_moves_kernels_by_rms_and_vectors_as_adam():
+  generator = np.random.default_rng(1)
+  gradients = {
+    "kernel": jnp.asarray(generator.standard_normal((3, 3, 3, 8, 16)), jnp.float32),
+    "bias": jnp.asarray(generator.standard_normal(16), jnp.float32),
+  }
+  muon = optimizers.scale_by_muon(0.9, 0.99, 1e-8)
+  adam = optax.scale_by_adam(0.9, 0.99, 1e-8)
+  ours, _ = muon.update(gradients, muon.init(gradients))
+  theirs, _ = adam.update(gradients, adam.init(gradients))
+  np.testing.assert_array_equal(ours["bias"], theirs["bias"])
+  # Liu et al. (arXiv 2502.16982): 0.2 where all singular values are 1.
+  assert 0.13 < float(jnp.sqrt(jnp.mean(ours["kernel"] ** 2))) < 0.26
