@@ -135,7 +135,7 @@ def _optim() -> ConfigDict:
 def _train() -> ConfigDict:
   return ConfigDict(
     dict(
-      mesh="dp",  # dp | fsdp
+      mesh="dp",  # dp | fsdp | one: the first device alone
       compute="auto",  # auto (bfloat16 on GPU and TPU, float32 on CPU) | float32 | bfloat16
       remat="none",  # none | full | names
       latent_cache=False,

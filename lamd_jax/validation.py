@@ -34,7 +34,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
   "diffusion.loss": ("l1", "l2"),
   "optim.*.optimizer": ("adamw", "muon"),
   "optim.*.schedule": ("constant", "cosine"),
-  "train.mesh": ("dp", "fsdp"),
+  "train.mesh": ("one", "dp", "fsdp"),
   "train.compute": ("auto", "float32", "bfloat16"),
   "train.remat": ("none", "full", "names"),
   "train.checkpoint_verify": ("full", "size", "off"),
@@ -243,7 +243,7 @@ def check_config(config: ConfigDict, devices: int) -> None:
     _check_leaf("config", key, value)
   _check_model(config)
   _check_diffusion(config)
-  _check_optim(config, devices)
+  _check_optim(config, 1 if config.train.mesh == "one" else devices)
 
 
 def check_sample(sample: ConfigDict, config: ConfigDict) -> None:

@@ -37,7 +37,7 @@ def _run(tmp_path, capsys, *arguments):
     ([SKY, "--config.diffusion.zero_terminal_snr=true"], ["eps", "use v"]),
     (
       [SKY + ":demo", "--config.optim.diffusion.batch=4096"],
-      ["batch=4096", "larger than the data", "num_videos=2048"],
+      ["batch=4096", "larger than the data", "num_videos=768"],
     ),
     ([SKY, "--sample.stepz=3"], ["sample.stepz", "did you mean steps"]),
     ([SKY, "--sample.steps=5000"], ["sample.steps=5000", "1000"]),
@@ -61,8 +61,8 @@ def test_mistakes_are_one_line_and_exit_2(tmp_path, capsys, arguments, words):
 
 
 def test_mesh_that_does_not_fit_the_devices(tmp_path, capsys):
-  # conftest gives eight devices; a batch of 4 cannot be split over them.
-  code, error = _run(tmp_path, capsys, SKY + ":demo", "--config.optim.diffusion.batch=4")
+  # conftest gives eight devices; the demo's batch of 2 cannot be split over them.
+  code, error = _run(tmp_path, capsys, SKY + ":demo", "--config.train.mesh=dp")
   assert code == 2 and "devices = 1 x 8" in error
 
 
@@ -121,8 +121,8 @@ def test_stored_config_rules(tmp_path, capsys):
   run_folder.write(run_folder.epath.Path(tmp_path / "run"), config)
   stored = run_folder.read(run_folder.epath.Path(tmp_path / "run"))
   assert stored.to_dict() == config.to_dict()
-  code, error = _run(tmp_path, capsys, SKY + ":demo", "--config.data.size=32")
-  assert code == 2 and "data.size=32" in error and "was made with 64" in error
+  code, error = _run(tmp_path, capsys, SKY + ":demo", "--config.data.size=64")
+  assert code == 2 and "data.size=64" in error and "was made with 32" in error
   # A longer training is the same experiment.
   longer = ["--config.optim.diffusion.steps=999", "--dry_run"]
   line = command_line.parse([f"--workdir={tmp_path / 'run'}", *longer])

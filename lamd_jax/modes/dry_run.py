@@ -90,7 +90,7 @@ def memory(
 
 def run(config: ConfigDict) -> int:
   """Prints what would be run; returns the exit code."""
-  devices = jax.device_count()
+  devices = 1 if config.train.mesh == "one" else jax.device_count()
   dtype = precision.compute_dtype(config.train.compute)
   system = SYSTEMS[config.system](config, dtype)
   stages = system.stages()

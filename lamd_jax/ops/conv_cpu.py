@@ -58,7 +58,10 @@ def conv2d(
 def conv3d(
   x: jax.Array, kernel: jax.Array, stride: Triple, padding: Sequence[Pair]
 ) -> jax.Array:
-  """As `conv.conv`: a sum over the kernel's frames of 2-D convolutions."""
+  """As `conv.conv`: a sum over the kernel's frames of 2-D convolutions.
+
+  Large maps go frame by frame instead (`_conv3d_large`).
+  """
   kt, *_, width_in, width_out = kernel.shape
   step, spatial = stride[0], (stride[1:], padding[1:])
   frames = (x.shape[1] + sum(padding[0]) - kt) // step + 1
@@ -67,6 +70,10 @@ def conv3d(
   ]
   pad = lambda a: jnp.pad(a, ((0, 0), padding[0]) + ((0, 0),) * (a.ndim - 2))
   fold = lambda a: a.reshape(-1, *a.shape[2:])
+  elements = x.shape[0] * frames * math.prod(x.shape[2:4]) * width_out
+  wide = min(width_in, width_out) > _NARROW
+  if wide and elements > _LARGE and tuple(stride) == (1, 1, 1):
+    return _conv3d_large(pad(x), kernel, tuple(map(tuple, padding[1:])))
   if width_out <= _NARROW:
     # One convolution gives each frame's share in all frames it touches.
     merged = jnp.moveaxis(kernel, 0, -2).reshape(*kernel.shape[1:4], kt * width_out)
@@ -82,6 +89,62 @@ def conv3d(
       _convolve(fold(a), kernel[i], *spatial) for i, a in enumerate(shifted(pad(x)))
     )
   return y.reshape(x.shape[0], frames, *y.shape[1:])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv3d_large(
+  x: jax.Array, kernel: jax.Array, padding: tuple[Pair, Pair]
+) -> jax.Array:
+  """Unit strides, time padded already: each output frame is one 2-D convolution.
+
+  The frames it sees are laid side by side as channels, in cache, and the kernel's
+  frames are summed within the product. A sum of shifted convolutions costs a quarter
+  more and keeps their operands and results, all of the clip's size, until the backward
+  pass; this keeps x.
+  """
+  kt, kh, kw, width_in, width_out = kernel.shape
+  merged = jnp.moveaxis(kernel, 0, 2).reshape(kh, kw, kt * width_in, width_out)
+  # See _convolve: a row of zeros that makes a row of output to drop.
+  bare = not any(map(any, padding))
+  around = ((0, 1), (0, 0)) if bare else padding
+
+  def frame(t):
+    near = jnp.moveaxis(lax.dynamic_slice_in_dim(x, t, kt, 1), 1, 3)
+    y = _conv2d(near.reshape(*near.shape[:3], -1), merged, (1, 1), around)
+    return y[:, None, :-1] if bare else y[:, None]
+
+  frames = x.shape[1] - kt + 1
+  one = jax.eval_shape(frame, 0)
+  # Written in place: stacking frames in front of the batch would cost a transposition.
+  # Every number is overwritten. It starts as some number of x because XLA makes room
+  # for constants at the beginning of the program, for all layers at once.
+  start = jnp.broadcast_to(x[0, 0, 0, 0, 0], (one.shape[0], frames, *one.shape[2:]))
+  write = lambda t, y: lax.dynamic_update_slice_in_dim(y, frame(t), t, 1)
+  return lax.fori_loop(0, frames, write, start)
+
+
+def _conv3d_large_forward(x, kernel, padding):
+  return _conv3d_large(x, kernel, padding), (x, kernel)
+
+
+def _conv3d_large_backward(padding, residuals, dy):
+  x, kernel = residuals
+  kt, kh, kw = kernel.shape[:3]
+  fold = lambda a: a.reshape(-1, *a.shape[2:])
+  # The gradient for x is the convolution of dy, padded fully, with the kernel mirrored.
+  room = tuple((k - 1 - a, k - 1 - b) for k, (a, b) in zip((kh, kw), padding))
+  mirrored = jnp.flip(kernel, (0, 1, 2)).swapaxes(3, 4)
+  widened = jnp.pad(dy, ((0, 0), (kt - 1, kt - 1), (0, 0), (0, 0), (0, 0)))
+
+  def of_kernel(t):
+    seen = lax.dynamic_slice_in_dim(x, t, dy.shape[1], 1)
+    return _kernel_gradient(fold(seen), fold(dy), (kh, kw), padding)
+
+  dkernel = lax.map(of_kernel, jnp.arange(kt)).astype(kernel.dtype)
+  return _conv3d_large(widened, mirrored, room), dkernel
+
+
+_conv3d_large.defvjp(_conv3d_large_forward, _conv3d_large_backward)
 
 
 def _convolve(

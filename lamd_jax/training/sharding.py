@@ -33,6 +33,7 @@ MIN_SHARD_BYTES = 4 << 20
 
 # Devices on each of AXES, given how many there are.
 PRESETS: dict[str, Callable[[int], tuple[int, int, int, int]]] = {
+  "one": lambda n: (1, 1, 1, 1),
   "dp": lambda n: (n, 1, 1, 1),
   "fsdp": lambda n: (1, n, 1, 1),
 }
@@ -43,6 +44,8 @@ def make_mesh(preset: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
   if preset not in PRESETS:
     raise ConfigError(f"train.mesh={preset!r} is not one of {', '.join(PRESETS)}")
   devices = list(jax.devices() if devices is None else devices)
+  if preset == "one":
+    devices = devices[:1]  # small models: the others stay idle
   return jax.make_mesh(
     PRESETS[preset](len(devices)),
     AXES,
