@@ -117,8 +117,10 @@ def _conv3d_large(
   one = jax.eval_shape(frame, 0)
   # Written in place: stacking frames in front of the batch would cost a transposition.
   # Every number is overwritten. It starts as some number of x because XLA makes room
-  # for constants at the beginning of the program, for all layers at once.
-  start = jnp.broadcast_to(x[0, 0, 0, 0, 0], (one.shape[0], frames, *one.shape[2:]))
+  # for constants at the beginning of the program, for all layers at once; from the
+  # middle, as the border may be constant zeros.
+  some = x[0, x.shape[1] // 2, x.shape[2] // 2, x.shape[3] // 2, 0]
+  start = jnp.broadcast_to(some, (one.shape[0], frames, *one.shape[2:]))
   write = lambda t, y: lax.dynamic_update_slice_in_dim(y, frame(t), t, 1)
   return lax.fori_loop(0, frames, write, start)
 
