@@ -28,7 +28,8 @@ def _equation(eqn: Any) -> int:
   if eqn.primitive.name == "dot_general":
     (contract, _), _ = eqn.params["dimension_numbers"]
     shape = eqn.invars[0].aval.shape
-    return 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(shape[i] for i in contract)
+    terms = math.prod(shape[i] for i in contract)
+    return 2 * math.prod(eqn.outvars[0].aval.shape) * terms
   if eqn.primitive.name == "conv_general_dilated":
     spec = eqn.params["dimension_numbers"].rhs_spec  # output, input, then the window
     kernel = eqn.invars[1].aval.shape

@@ -65,10 +65,17 @@ def use_threads(count: int) -> None:
   os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
-def serve(call: Callable[[], None], facts: dict[str, float]) -> None:
-  """The competitor's side: runs `call` once for every line on standard input."""
+def serve(
+  call: Callable[[], None],
+  facts: dict[str, float],
+  warm_up: Callable[[], None] | None = None,
+) -> None:
+  """The competitor's side: runs `call` once for every line on standard input.
+
+  `warm_up` may stand in for the first, untimed call where that would take minutes.
+  """
   start = time.perf_counter()
-  call()
+  (warm_up or call)()
   _say({"warm_up": time.perf_counter() - start, "facts": facts})
   for _ in sys.stdin:
     wall, cpu = time.perf_counter(), time.process_time()
@@ -103,15 +110,13 @@ def compete(commands: dict[str, Sequence[str]], repeats: int) -> dict[str, Timin
       first[name] = _hear(name, workers[name])
     for _ in range(repeats):
       for name, worker in workers.items():
-        worker.stdin.write("\n")
-        worker.stdin.flush()
-        answer = _hear(name, worker)
+        answer = _hear(name, worker, ask=True)
         samples[name].append(Sample(*answer["sample"]))
         rss[name] = answer["rss"]
   finally:
     for worker in workers.values():
-      worker.stdin.close()
-    for worker in workers.values():
+      worker.stdout.close()
+      worker.kill()
       worker.wait()
   return {
     name: Timing(samples[name], first[name]["warm_up"], rss[name], first[name]["facts"])
@@ -119,10 +124,18 @@ def compete(commands: dict[str, Sequence[str]], repeats: int) -> dict[str, Timin
   }
 
 
-def _hear(name: str, worker: subprocess.Popen) -> dict:
-  line = worker.stdout.readline()
+def _hear(name: str, worker: subprocess.Popen, ask: bool = False) -> dict:
+  try:
+    if ask:
+      worker.stdin.write("\n")
+      worker.stdin.flush()
+    line = worker.stdout.readline()
+  except BrokenPipeError:
+    line = ""
   if not line:
-    raise SystemExit(f"{name} stopped with code {worker.wait()}; see its message above")
+    code = worker.wait()
+    # The kernel kills the largest process when memory runs out.
+    raise SystemExit(f"{name} stopped with code {code}; -9 may mean: out of memory")
   return json.loads(line)
 
 

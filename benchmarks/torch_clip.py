@@ -10,7 +10,9 @@ import numpy as np
 import torch
 
 
-def ddim_clip(unet: Callable, decode: Callable, z: torch.Tensor, steps: int) -> torch.Tensor:
+def ddim_clip(
+  unet: Callable, decode: Callable, z: torch.Tensor, steps: int
+) -> torch.Tensor:
   """A finished clip the released way: DDIM with eta 1, then decoding.
 
   Args:

@@ -62,7 +62,8 @@ class ResBlock(nn.Module):
       nn.SiLU(),
       FrameConv(channels, out_channels),
     )
-    self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, 2 * out_channels))
+    embedding = nn.Linear(emb_channels, 2 * out_channels)
+    self.emb_layers = nn.Sequential(nn.SiLU(), embedding)
     self.out_layers = nn.Sequential(
       nn.GroupNorm(32, out_channels),
       nn.SiLU(),
@@ -70,7 +71,8 @@ class ResBlock(nn.Module):
       FrameConv(out_channels, out_channels),
     )
     same = channels == out_channels
-    self.skip_connection = nn.Identity() if same else FrameConv(channels, out_channels, 1)
+    skip = nn.Identity() if same else FrameConv(channels, out_channels, 1)
+    self.skip_connection = skip
 
   def forward(self, x: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
     h = self.in_layers(x)
@@ -96,7 +98,7 @@ class RelativePosition(nn.Module):
 
 
 class STAttentionBlock(nn.Module):
-  """Self-attention over the pixels of each frame, then over the frames of each pixel."""
+  """Self-attention over a frame's pixels, then over a pixel's frames."""
 
   def __init__(self, channels: int, heads: int, length: int):
     super().__init__()
@@ -377,9 +379,8 @@ def in_form(module: nn.Module, form: str) -> nn.Module:
 
 def fill(module: nn.Module) -> nn.Module:
   """Fills the parameters by the fixtures' rule: numbers drawn from the key's CRC."""
-  norms = {
-    f"{name}.weight" for name, m in module.named_modules() if isinstance(m, nn.GroupNorm)
-  }
+  modules = module.named_modules()
+  norms = {f"{name}.weight" for name, m in modules if isinstance(m, nn.GroupNorm)}
   with torch.no_grad():
     for key, p in module.named_parameters():
       draw = np.random.RandomState(zlib.crc32(key.encode()))

@@ -89,7 +89,8 @@ def main() -> None:
   parser.add_argument("--bf16", action="store_true", help="ours alone, on a GPU")
   parser.add_argument("--json", default="", help="also write the figures to this file")
   flags = parser.parse_args()
-  cases = flags.cases.split(",") if flags.cases else ["clip_256"] if flags.clip else steps
+  cases = ["clip_256"] if flags.clip else steps
+  cases = flags.cases.split(",") if flags.cases else cases
   unknown = set(cases) - set(worker.CASES)
   if unknown:
     parser.error(f"no case {sorted(unknown)}; choose from {', '.join(worker.CASES)}")

@@ -25,76 +25,81 @@ CASES = (
 )
 OUR_STEPS, TWIN_STEPS = 20, 50  # of DPM-Solver++ (2M), of DDIM
 
-Program = tuple[Callable[[], None], dict[str, float]]
+# What to call, what is known of it, and perhaps a shorter call for the warm-up.
+Program = tuple[Callable[[], None], dict[str, float], Callable[[], None] | None]
+
+
+def _weights(module: Any, *args: Any) -> Any:
+  """Uniform numbers, none left at zero: no side may profit from a trivial product."""
+  import jax
+  import numpy as np
+
+  from lamd_jax.nn import initializers
+
+  generator = np.random.default_rng(0)
+  draw = lambda x: generator.random(x.shape, np.float32) * 0.04 - 0.02
+  shapes = initializers.shapes(module, *args)["params"]
+  return jax.device_put(jax.tree.map(draw, shapes))
+
+
+def _our_clip(system: Any, batch: int) -> Callable[..., Any]:
+  """Noise to finished uint8 clips, as one function."""
+  import jax.numpy as jnp
+
+  from lamd_jax import rng
+  from lamd_jax.systems import lvdm
+
+  settings = lvdm.SamplerSettings("dpmpp_2m", OUR_STEPS, eta=0.0, spacing="trailing")
+  latent = {"latent_scale": 0.33422927, "latent_shift": 1.4606637}
+
+  def clip(denoiser, generator, root):
+    found = {
+      "diffusion": {"params": {"denoiser": denoiser}, "extras": {}},
+      "autoencoder": {"params": {"generator": generator}, "extras": latent},
+    }
+    streams = rng.Streams(root, jnp.zeros((), jnp.int32))
+    latents = system.sample_latents(found, streams, jnp.arange(batch), settings)
+    return system.decode(found, latents)
+
+  return clip
 
 
 def _ours(case: str, bf16: bool, batch: int) -> Program:
   """The case as one compiled call, and its model FLOPs."""
   import jax
   import jax.numpy as jnp
-  import numpy as np
 
   from benchmarks import flops
   from lamd_jax import config as config_lib
   from lamd_jax import rng
   from lamd_jax import types
-  from lamd_jax.nn import initializers
   from lamd_jax.systems import lvdm
 
   config = config_lib.defaults()
   if case != "decode":
     config.model.denoiser.channels = int(case.split("_")[1])
   system = lvdm.LVDM(config, jnp.bfloat16 if bf16 else jnp.float32)
-
-  def weights(module: Any, *args: Any) -> Any:
-    shapes = initializers.shapes(module, *args)["params"]
-    generator = np.random.default_rng(0)
-    # Uniform, nothing left at zero: no side may profit from values it need not multiply.
-    draw = lambda x: generator.random(x.shape, np.float32) * 0.04 - 0.02
-    return jax.device_put(jax.tree.map(draw, shapes))
-
-  spec = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
-  z = jnp.asarray(np.random.default_rng(1).standard_normal((batch, *LATENT)), jnp.float32)
+  z = jax.random.normal(jax.random.key(0), (batch, *LATENT))
   t = jnp.full((batch,), 500.0)
+  clip = jax.ShapeDtypeStruct((1, 16, 256, 256, 3), jnp.float32)
+  denoiser = lambda: _weights(system.unet, z, t, types.Conditions())
+  decoder = lambda: _weights(system.autoencoder, clip)
+  denoise = lambda p, z, t: system.denoiser(p)(z, t, types.Conditions())
+  decode = lambda p, z: system.autoencoder.apply({"params": p}, z, method="decode")
 
-  def unet_weights() -> Any:
-    return weights(system.unet, spec(1, *LATENT), spec(1), types.Conditions())
-
-  def decoder_weights() -> Any:
-    return weights(system.autoencoder, spec(1, 16, 256, 256, 3))
-
-  apply = lambda p, z, t: system.denoiser(p)(z, t, types.Conditions())
   if case == "decode":
-    function = lambda p, z: system.autoencoder.apply({"params": p}, z, method="decode")
-    args = (decoder_weights(), z)
-    work = flops.count(function, *args)
+    function, args = decode, (decoder(), z)
   elif case.startswith("clip"):
-    settings = lvdm.SamplerSettings("dpmpp_2m", OUR_STEPS, eta=0.0, spacing="trailing")
-
-    def function(denoiser, generator, root):
-      found = {
-        "diffusion": {"params": {"denoiser": denoiser}, "extras": {}},
-        "autoencoder": {
-          "params": {"generator": generator},
-          "extras": {"latent_scale": 0.33, "latent_shift": 1.46},
-        },
-      }
-      streams = rng.Streams(root, jnp.zeros((), jnp.int32))
-      latents = system.sample_latents(found, streams, jnp.arange(batch), settings)
-      return system.decode(found, latents)
-
-    args = (unet_weights(), decoder_weights(), rng.root(0))
-    work = flops.count(function, *args)
+    function, args = _our_clip(system, batch), (denoiser(), decoder(), rng.root(0))
   else:
-    args = (unet_weights(), z, t)
-    work = flops.count(apply, *args)
-    function = apply
-    if case.endswith("gradient"):
-      function = jax.grad(lambda p, z, t: jnp.abs(apply(p, z, t)).mean())
-      # The convention of MFU: backward is twice forward, recomputation is not counted.
-      work *= 3
+    function, args = denoise, (denoiser(), z, t)
+  work = flops.count(function, *args)
+  if case.endswith("gradient"):
+    function = jax.grad(lambda p, z, t: jnp.abs(denoise(p, z, t)).mean())
+    # The convention of MFU: backward is twice forward, recomputation is not counted.
+    work *= 3
   compiled = jax.jit(function)
-  return lambda: jax.block_until_ready(compiled(*args)), {"flops": float(work)}
+  return lambda: jax.block_until_ready(compiled(*args)), {"flops": float(work)}, None
 
 
 def _twin(case: str, form: str, threads: int, batch: int) -> Program:
@@ -128,14 +133,16 @@ def _twin(case: str, form: str, threads: int, batch: int) -> Program:
       network.zero_grad(set_to_none=True)
       network(z, t).abs().mean().backward()
 
-    return call, {}
+    return call, {}, None
   if case == "decode":
     function, args = decoder(), (z,)
   elif case.startswith("clip"):
     function, args = torch_clip.ddim_clip, (unet(), decoder(), z, TWIN_STEPS)
   else:
     function, args = unet(), (z, t)
-  return lambda: torch.inference_mode()(function)(*args), {}
+  run = torch.inference_mode()(function)
+  short = (lambda: run(*args[:-1], 1)) if case.startswith("clip") else None
+  return lambda: run(*args), {}, short
 
 
 def main() -> None:
