@@ -13,6 +13,7 @@ import os
 import sys
 from typing import NamedTuple
 
+from absl import flags
 from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
@@ -137,6 +138,7 @@ def run(argv: list[str]) -> int:
 
 def main() -> None:
   logging.use_absl_handler()
+  flags.FLAGS.mark_as_parsed()  # or absl begins its log with a warning about it
   logging.set_verbosity(os.environ.get("LAMD_LOG", "warning"))
   sys.exit(run(sys.argv))
 

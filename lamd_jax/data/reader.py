@@ -16,6 +16,7 @@ from lamd_jax.data import philox
 from lamd_jax.data import transforms
 from lamd_jax.data.errors import DataError
 from lamd_jax.data.records import Videos
+from lamd_jax.data.sources import files
 
 _ATTEMPTS = 100  # replacements tried for one clip
 _NAMED = 5  # files named in a message
@@ -60,7 +61,7 @@ def check_usable(videos: Videos, config: ConfigDict, split: str) -> int:
       " mend or remove them, or allow it with --config.data.max_bad_fraction="
       f"{np.ceil(bad / total * 100) / 100:g}"
     )
-  logging.warning("%s: skipped: %s", where, detail)
+  files.say_once(f"{where}: skipped: {detail}")
   return bad
 
 
