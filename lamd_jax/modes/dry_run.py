@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from clu import parameter_overview
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -106,7 +107,7 @@ def run(config: ConfigDict) -> int:
     optim = config.optim[stage.name]
     print(f"\nstage {stage.name}")
     for group, tree in stage.init(None)[0].items():
-      count = sum(x.size for x in jax.tree.leaves(tree))
+      count = parameter_overview.count_parameters(tree)
       print(f"  parameters {group:<14} {count:>13,}")
     print(f"  steps {optim.steps:,} of {optim.batch} clips ({optim.accumulate}"
           f" micro-batch(es)), {optim.steps * optim.batch:,} clips in all")  # fmt: skip
