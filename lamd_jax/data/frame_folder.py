@@ -10,7 +10,7 @@ import re
 import numpy as np
 from PIL import Image
 
-from lamd_jax.data.errors import DataError
+from lamd_jax.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 

@@ -14,7 +14,7 @@ import numpy as np
 from lamd_jax.data import clips
 from lamd_jax.data import philox
 from lamd_jax.data import transforms
-from lamd_jax.data.errors import DataError
+from lamd_jax.errors import DataError
 from lamd_jax.data.records import Videos
 from lamd_jax.data.sources import files
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from lamd_jax.data.errors import DataError
+from lamd_jax.errors import DataError
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".webm", ".mkv", ".gif")
 

@@ -16,7 +16,7 @@ import sys
 
 from lamd_jax.data import index
 from lamd_jax.data import layouts
-from lamd_jax.data.errors import DataError
+from lamd_jax.errors import DataError
 from lamd_jax.data.records import Entry
 from lamd_jax.data.sources import array_record
 from lamd_jax.data.sources import files

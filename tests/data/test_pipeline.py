@@ -12,7 +12,7 @@ import pytest
 import lamd_jax
 from lamd_jax.config import ConfigError
 from lamd_jax.data import pipeline, video_file
-from lamd_jax.data.errors import DataError
+from lamd_jax.errors import DataError
 from lamd_jax.data.sources import array_record
 
 _VIDEOS = 12

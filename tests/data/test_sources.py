@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lamd_jax.data import clips, pipeline
-from lamd_jax.data.errors import DataError
+from lamd_jax.errors import DataError
 from lamd_jax.data.sources import array_record, files, frames, registry, taichi, ucf101
 
 

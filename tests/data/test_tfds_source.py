@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from lamd_jax import config as config_lib
 from lamd_jax.data import pipeline
-from lamd_jax.data.errors import DataError
+from lamd_jax.errors import DataError
 
 data_dir = sys.argv[1]
 

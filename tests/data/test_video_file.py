@@ -6,7 +6,7 @@ import pytest
 
 from lamd_jax import media
 from lamd_jax.data import video_file
-from lamd_jax.data.errors import DataError
+from lamd_jax.errors import DataError
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif"])

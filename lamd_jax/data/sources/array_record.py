@@ -20,7 +20,7 @@ from array_record.python import array_record_module
 from ml_collections import ConfigDict
 import numpy as np
 
-from lamd_jax.data.errors import DataError
+from lamd_jax.errors import DataError
 from lamd_jax.data.sources import files
 
 METADATA = "metadata.json"

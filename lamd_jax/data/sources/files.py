@@ -18,7 +18,7 @@ from lamd_jax.data import clips
 from lamd_jax.data import frame_folder
 from lamd_jax.data import index
 from lamd_jax.data import video_file
-from lamd_jax.data.errors import DataError
+from lamd_jax.errors import DataError
 from lamd_jax.data.records import Entry, Listing
 
 # First folder below the root -> split.

@@ -14,7 +14,7 @@ from absl import logging
 from ml_collections import ConfigDict
 import numpy as np
 
-from lamd_jax.data.errors import DataError
+from lamd_jax.errors import DataError
 
 
 class TfdsVideos:
