@@ -12,6 +12,7 @@ import pytest
 from lamd_jax.interchange import keys
 from lamd_jax.interchange import perceptual
 from lamd_jax.networks import perceptual as network
+from lamd_jax.tools import conversion
 from lamd_jax.tools import convert
 import torch_writer
 
@@ -59,7 +60,7 @@ def test_converts_and_keeps_a_record(published, tmp_path, capsys):
   assert [s["sha256"] for s in record["sources"]] == [_sha256(vgg), _sha256(lins)]
   assert [s["as_published"] for s in record["sources"]] == [False, False]
   assert record["output"]["sha256"] == _sha256(out)
-  assert record["converter"] == convert.CONVERTER_VERSION
+  assert record["converter"] == conversion.CONVERTER_VERSION
   assert record["keys"]["lin2.model.1.weight"] == "lins/2"
   assert record["not_used"] == list(perceptual.IGNORED)
   assert len(list(tmp_path.iterdir())) == 2
@@ -81,10 +82,10 @@ def test_other_files_than_the_published_are_refused(
   code, error = _refused(capsys, vgg, lins, out)
   assert code == 4 and "starts 397923af" in error and str(vgg) in error
   digest = _sha256(vgg)
-  monkeypatch.setattr(convert, "VGG", convert.Source("", digest[:8]))
+  monkeypatch.setattr(convert, "VGG", conversion.Source("", digest[:8]))
   code, error = _refused(capsys, vgg, lins, out)
   assert code == 4 and "the published one has 7289" in error and str(lins) in error
-  monkeypatch.setattr(convert, "LINS", convert.Source("", "", lins.stat().st_size))
+  monkeypatch.setattr(convert, "LINS", conversion.Source("", "", lins.stat().st_size))
   assert _call(vgg, lins, out) == 0
 
 
