@@ -37,9 +37,13 @@ class Source(NamedTuple):
   bytes: int | None = None
 
 
-def add_common(parser: argparse.ArgumentParser) -> None:
-  """Adds the arguments of every part: --out and --any-file."""
+def add_out(parser: argparse.ArgumentParser) -> None:
+  """Adds --out, which every part has."""
   parser.add_argument("--out", type=pathlib.Path, required=True, metavar="SAFETENSORS")
+
+
+def add_any_file(parser: argparse.ArgumentParser) -> None:
+  """Adds --any-file, for parts whose published files are on record."""
   parser.add_argument(
     "--any-file", action="store_true", help="accept files other than the published"
   )
@@ -57,7 +61,10 @@ def check_out(out: pathlib.Path) -> None:
 
 
 def check_source(path: pathlib.Path, source: Source, any_file: bool) -> dict[str, Any]:
-  """Returns a source's entry of the record; raises if it is not the published file."""
+  """Returns a source's entry of the record; raises if it is not the published file.
+
+  Its "as_published" is null where nothing is on record to compare with.
+  """
   try:
     size, digest = path.stat().st_size, sha256(path)
   except OSError as error:
@@ -71,13 +78,14 @@ def check_source(path: pathlib.Path, source: Source, any_file: bool) -> dict[str
     raise WeightsError(
       f"{path} {problem}; fetch it again, or say --any-file if it is meant"
     )
+  on_record = bool(source.sha256_start) or source.bytes is not None
   print(f"{digest}  {path}  ({source.licence})")
   return {
     "file": path.name,
     "bytes": size,
     "sha256": digest,
     "licence": source.licence,
-    "as_published": not problem,
+    "as_published": not problem if on_record else None,
   }
 
 

@@ -76,7 +76,8 @@ def convert_lpips(
 def _add_lpips(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--vgg", type=pathlib.Path, required=True, metavar="PTH")
   parser.add_argument("--lins", type=pathlib.Path, required=True, metavar="PTH")
-  conversion.add_common(parser)
+  conversion.add_out(parser)
+  conversion.add_any_file(parser)
 
 
 def _run_lpips(options: argparse.Namespace) -> None:
