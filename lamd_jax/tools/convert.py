@@ -3,6 +3,8 @@
 
   python -m lamd_jax.tools.convert lpips --vgg vgg16-397923af.pth --lins vgg.pth \
     --out lpips_vgg16.safetensors
+  python -m lamd_jax.tools.convert clip --source model.safetensors \
+    --out clip_vit_l_14_text.safetensors
 
 Needs no torch and runs nothing that stands in the sources. Beside the output a record
 OUT.json says what was read, by SHA-256, and which tensor became which.
@@ -23,6 +25,7 @@ from lamd_jax.errors import WeightsError
 from lamd_jax.interchange import perceptual
 from lamd_jax.interchange import torch_zip
 from lamd_jax.tools import conversion
+from lamd_jax.tools import convert_clip
 
 # torchvision names its files by the start of their SHA-256. Of the lpips file only the
 # size is on record.
@@ -89,6 +92,7 @@ PARTS = {
   "lpips": conversion.Part(
     "VGG16 and LPIPS, for the perceptual loss", _add_lpips, _run_lpips
   ),
+  "clip": convert_clip.PART,
 }
 
 
