@@ -19,6 +19,7 @@ class TextEncoder(nn.Module):
   """Tokens [B,N] int32 -> [B,N,width] float32; each token sees all but padding.
 
   Padding keeps an embedding of its own, so that N states come out whatever the text.
+  A tokenizer that pads with its end id has its ends hidden as well.
   """
 
   vocabulary: int
