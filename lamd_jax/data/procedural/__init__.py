@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+from lamd_jax.data.procedural import cater
 from lamd_jax.data.procedural import sky
 from lamd_jax.data.records import World
 
-WORLDS = {"sky": sky.Sky}
-VERSIONS = {"sky": sky.VERSION}
+WORLDS = {"sky": sky.Sky, "cater": cater.Cater}
+VERSIONS = {"sky": sky.VERSION, "cater": cater.VERSION}
+MODES = {"sky": sky.MODES, "cater": cater.MODES}
+# Worlds whose clip spans its video, however many frames it has.
+WHOLE = frozenset({"cater"})
 
 
 def world(name: str, mode: str, seed: int = 0) -> World:

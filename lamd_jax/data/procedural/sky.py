@@ -106,10 +106,7 @@ class Sky:
     the future is redrawn.
     """
     motion = index if motion_index is None else motion_index
-    look = self._stream("look", split, index)
-    horizon = 0.62 + 0.23 * look.random()
-    coverage = -0.3 + 0.9 * look.random()
-    azimuth = look.random()
+    look, horizon, coverage, azimuth = self._look(split, index)
     scene = _scene(horizon, azimuth, look, size)
     layers = self._layers(split, index, motion, azimuth, coverage, start, frames)
     times = np.arange(start, start + frames)
@@ -130,10 +127,34 @@ class Sky:
       "coverage": np.float32(coverage),
       "sun": sun,
     }
-    caption = _caption(layers[0].wind, coverage, self._sun(split, index, motion, 0))
+    caption = self._caption(split, index, motion, coverage)
     return WorldSample(
       video, depth.astype(np.float32), instance, state, caption, self.fps
     )
+
+  def caption(self, split: str, index: int) -> str:
+    """Returns the caption of video `index`, without rendering it."""
+    _, _, coverage, _ = self._look(split, index)
+    return self._caption(split, index, index, coverage)
+
+  def _caption(self, split: str, index: int, motion: int, coverage: float) -> str:
+    wind = self._wind(split, motion, 0)
+    return _caption(wind, coverage, self._sun(split, index, motion, 0))
+
+  def _look(
+    self, split: str, index: int
+  ) -> tuple[np.random.Generator, float, float, float]:
+    """Returns the stream of the look, and horizon, coverage and azimuth off it."""
+    look = self._stream("look", split, index)
+    horizon = 0.62 + 0.23 * look.random()
+    coverage = -0.3 + 0.9 * look.random()
+    return look, horizon, coverage, look.random()
+
+  def _wind(self, split: str, motion: int, sheet: int) -> np.ndarray:
+    """Returns the wind of a sheet of cloud, [2] float32, plane units a frame."""
+    draw = self._stream(f"wind{sheet}", split, motion)
+    angle, speed = 2 * np.pi * draw.random(), 0.02 + 0.08 * draw.random()
+    return (speed * np.array([np.cos(angle), np.sin(angle)])).astype(np.float32)
 
   def _stream(self, name: str, split: str, index: int) -> np.random.Generator:
     return philox.generator("sky", VERSION, self.seed, name, split, index)
@@ -165,12 +186,10 @@ class Sky:
         _tiles(self._stream(f"noise{n}.{b}", split, motion if b else index), azimuth)
         for b in blocks
       ]
-      draw = self._stream(f"wind{n}", split, motion)
-      angle, speed = 2 * np.pi * draw.random(), 0.02 + 0.08 * draw.random()
-      wind = speed * np.array([np.cos(angle), np.sin(angle)])
+      wind = self._wind(split, motion, n)
       # The second sheet lies over the first, thin and with more gaps.
       layers.append(
-        _Layer(tiles, wind.astype(np.float32), coverage + 0.4 * n, 0.55 if n else 1.0)
+        _Layer(tiles, wind, coverage + 0.4 * n, 0.55 if n else 1.0)
       )
     return layers
 

@@ -21,6 +21,7 @@ class WorldVideos:
     self.where = f"world {world}, {mode}"
     self._digest = f"{world} {mode} {split} {count} {length}"
     self._world, self._split = procedural.world(world, mode), split
+    self._whole = world in procedural.WHOLE
     self.n_frames = np.full(count, length, np.int32)
     self.fps = self._world.fps
 
@@ -31,14 +32,18 @@ class WorldVideos:
     del video
     return ""
 
+  def caption(self, video: int) -> str:
+    return self._world.caption(self._split, video)
+
   def digest(self) -> str:
     version = procedural.VERSIONS[self._digest.split()[0]]
     return hashlib.sha256(f"{self._digest} {version}".encode()).hexdigest()
 
   def read(self, video: int, frames: np.ndarray, size: int) -> np.ndarray:
-    start = int(frames[0])
-    count = int(frames[-1]) - start + 1
-    rendered = self._world.sample(self._split, video, count, size, start).video
+    # A whole clip cannot be rendered from its middle: frame i depends on the length.
+    start = 0 if self._whole else int(frames[0])
+    count = self.n_frames[video] if self._whole else int(frames[-1]) - start + 1
+    rendered = self._world.sample(self._split, video, int(count), size, start).video
     return rendered[np.asarray(frames) - start]
 
 
