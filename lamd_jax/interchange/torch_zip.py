@@ -9,14 +9,15 @@ Two formats, both a pickle that refers to raw arrays ("storages") by key:
 
 A pickle is a program that may call anything. This one may name the globals listed in
 `_GLOBALS`, which stand for small records of ours; arrays are made from the records
-afterwards, within checked bounds. Any other global is refused by name or, with
-`stub_unknown`, becomes an `Unknown` that swallows what is done to it.
-TorchScript archives are refused: they hold code.
+afterwards, within checked bounds. Any other global is refused by name, but for those
+that a caller lists as `stubs`: they become an `Unknown` that swallows what is done to
+it. TorchScript archives are refused: they hold code.
 """
 
 from __future__ import annotations
 
 import collections
+from collections.abc import Collection
 import io
 import os
 import pathlib
@@ -25,6 +26,7 @@ import pickletools
 import struct
 from typing import Any, BinaryIO
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -36,6 +38,7 @@ _VERSION = 1001
 # Structure only, no weights; the largest published ones have a few MiB.
 _MAX_PICKLE_BYTES = 64 << 20
 _MAX_STORAGES = 100_000
+_CHUNK_BYTES = 16 << 20
 
 _STORAGE_TYPES = {
   "Float": "f4",
@@ -49,6 +52,22 @@ _STORAGE_TYPES = {
   "Byte": "u1",
   "Bool": "?",
 }
+
+# For `stubs`: what training checkpoints of PyTorch Lightning hold beside tensors,
+# callbacks and options. Of builtins only types: eval and getattr stay refused.
+TRAINING = frozenset(
+  """
+  pytorch_lightning lightning lightning_fabric torchmetrics omegaconf
+  argparse.Namespace collections.defaultdict datetime.timedelta typing.Any
+  pathlib.PosixPath pathlib.WindowsPath torch.device
+  numpy.dtype numpy.core.multiarray.scalar numpy._core.multiarray.scalar
+  copy_reg._reconstructor copyreg._reconstructor _codecs.encode
+  __builtin__.object __builtin__.dict __builtin__.list __builtin__.set
+  __builtin__.int __builtin__.float __builtin__.str __builtin__.bool
+  builtins.object builtins.dict builtins.list builtins.set
+  builtins.int builtins.float builtins.str builtins.bool
+  """.split()
+)
 
 
 def _rebuild_tensor_v2(
@@ -93,17 +112,17 @@ _GLOBALS = _allowed_globals()
 class _Unpickler(pickle.Unpickler):
   """Builds records and containers only, and notes the storages they refer to."""
 
-  def __init__(self, file: BinaryIO, stub_unknown: bool = False):
+  def __init__(self, file: BinaryIO, stubs: Collection[str] = ()):
     # Python 2 wrote names as byte strings.
     super().__init__(file, encoding="utf-8")
-    self._stub_unknown = stub_unknown
+    self._stubs = stubs
     self.storages: dict[str, torch_records.Storage] = {}  # whole ones, by key
 
   def find_class(self, module: str, name: str) -> Any:
     found = _GLOBALS.get((module, name))
     if found is not None:
       return found
-    if self._stub_unknown:
+    if module.partition(".")[0] in self._stubs or f"{module}.{name}" in self._stubs:
       return torch_records.Unknown
     raise WeightsError(
       f"asks for {module}.{name}, which is not on the list of what weights need;"
@@ -132,7 +151,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _unpickle(
-  file: BinaryIO, stub_unknown: bool = False
+  file: BinaryIO, stubs: Collection[str] = ()
 ) -> tuple[Any, dict[str, torch_records.Storage]]:
   """Reads one pickle, and leaves `file` behind it.
 
@@ -148,13 +167,13 @@ def _unpickle(
   if file.tell() - start > _MAX_PICKLE_BYTES:
     raise WeightsError(f"has a pickle of more than {_MAX_PICKLE_BYTES} bytes")
   file.seek(start)
-  unpickler = _Unpickler(file, stub_unknown)
+  unpickler = _Unpickler(file, stubs)
   root = unpickler.load()
   return root, unpickler.storages
 
 
-def _zip_member(archive: zipfile.ZipFile, name: str, size: int | None) -> bytes:
-  """Reads a member; its checksum is verified by `zipfile`."""
+def _member(archive: zipfile.ZipFile, name: str, size: int | None) -> zipfile.ZipInfo:
+  """Returns the entry of a member whose bytes lie in the file as they are."""
   info = archive.getinfo(name)
   if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
     raise WeightsError(f"member {name} is compressed or encrypted; torch.save is not")
@@ -164,10 +183,30 @@ def _zip_member(archive: zipfile.ZipFile, name: str, size: int | None) -> bytes:
     )
   if size not in (None, info.file_size):
     raise WeightsError(f"member {name} has {info.file_size} bytes, expected {size}")
-  return archive.read(info)
+  return info
 
 
-def _read_zip(file: BinaryIO, stub_unknown: bool) -> Any:
+def _mapped(
+  whole: np.ndarray, archive: zipfile.ZipFile, name: str, dtype: np.dtype, count: int
+) -> np.ndarray:
+  """Returns a storage as a view of the mapped file, its checksum verified."""
+  info = _member(archive, name, count * dtype.itemsize)
+  # The local header's own lengths count: torch.save pads there and not in the index.
+  header = bytes(whole[info.header_offset : info.header_offset + 30])
+  signature, named, extra = struct.unpack("<4s22xHH", header)
+  start = info.header_offset + 30 + named + extra
+  stop = start + info.file_size
+  if signature != b"PK\x03\x04" or stop > len(whole):
+    raise WeightsError(f"member {name} is not where the index says")
+  checksum = 0
+  for chunk in range(start, stop, _CHUNK_BYTES):
+    checksum = zlib.crc32(whole[chunk : min(stop, chunk + _CHUNK_BYTES)], checksum)
+  if checksum != info.CRC:
+    raise WeightsError(f"member {name} is damaged: its bytes have another CRC-32")
+  return np.frombuffer(whole, dtype, count, start) if count else np.empty(0, dtype)
+
+
+def _read_zip(file: BinaryIO, path: pathlib.Path, stubs: Collection[str]) -> Any:
   with zipfile.ZipFile(file) as archive:
     names = archive.namelist()
     if len(names) > 2 * _MAX_STORAGES or len(set(names)) < len(names):
@@ -185,29 +224,30 @@ def _read_zip(file: BinaryIO, stub_unknown: bool) -> Any:
       )
     order = "<"
     if f"{top}/byteorder" in names:
-      written = _zip_member(archive, f"{top}/byteorder", None)
+      written = archive.read(_member(archive, f"{top}/byteorder", None))
       if written not in (b"little", b"big"):
         raise WeightsError(f"has byte order {written!r}, expected little or big")
       order = "<" if written == b"little" else ">"
-    body = _zip_member(archive, f"{top}/data.pkl", None)
-    root, storages = _unpickle(io.BytesIO(body), stub_unknown)
+    body = archive.read(_member(archive, f"{top}/data.pkl", None))
+    root, storages = _unpickle(io.BytesIO(body), stubs)
+    # Mapped, not read: of a large file often only a part is wanted.
+    whole = np.memmap(path, np.uint8, "r")
     arrays = {}
     for key, storage in storages.items():
       dtype = np.dtype(storage.type.dtype).newbyteorder(order)
-      size = storage.total * dtype.itemsize
-      raw = _zip_member(archive, f"{top}/data/{key}", size)
-      arrays[key] = np.frombuffer(raw, dtype)
+      name = f"{top}/data/{key}"
+      arrays[key] = _mapped(whole, archive, name, dtype, storage.total)
   return torch_records.resolve(root, arrays)
 
 
-def _read_older(file: BinaryIO, path: pathlib.Path, stub_unknown: bool) -> Any:
+def _read_older(file: BinaryIO, path: pathlib.Path, stubs: Collection[str]) -> Any:
   # A pickle ends where it says: each leaves the file at the start of the next.
   load = lambda: _unpickle(file)[0]
   magic, version, machine = load(), load(), load()
   if magic != _MAGIC or version != _VERSION or not isinstance(machine, dict):
     raise WeightsError("is a pickle, but not one of torch.save")
   order = "<" if machine.get("little_endian", True) else ">"
-  root, storages = _unpickle(file, stub_unknown)
+  root, storages = _unpickle(file, stubs)
   keys = load()
   if not isinstance(keys, list) or sorted(keys) != sorted(storages):
     raise WeightsError("lists other storages than it uses")
@@ -222,7 +262,6 @@ def _read_older(file: BinaryIO, path: pathlib.Path, stub_unknown: bool) -> Any:
       raise WeightsError(f"storage {key} has {written} elements, not {storage.total}")
     if stop > size:
       raise WeightsError(f"ends at byte {size}, within a storage that ends at {stop}")
-    # Mapped, not read: of a large file often only a part is wanted.
     empty = np.empty(0, dtype)
     arrays[key] = np.memmap(path, dtype, "r", start, written) if written else empty
     file.seek(stop)
@@ -234,13 +273,13 @@ def _line(error: Exception) -> str:
   return " ".join(str(error).split())
 
 
-def read(path: str | os.PathLike[str], stub_unknown: bool = False) -> Any:
+def read(path: str | os.PathLike[str], stubs: Collection[str] = ()) -> Any:
   """Returns what was saved, with numpy arrays in place of tensors.
 
   Args:
     path: a file of `torch.save`, of either format.
-    stub_unknown: whether objects of unknown classes become `Unknown`s (training
-      checkpoints carry callbacks and options) instead of being refused.
+    stubs: packages ("omegaconf") and full names ("argparse.Namespace") whose objects
+      become `Unknown`s instead of being refused; see `TRAINING`.
 
   Returns:
     Nested dicts, lists and tuples; arrays may be read-only views of a mapped file.
@@ -255,10 +294,10 @@ def read(path: str | os.PathLike[str], stub_unknown: bool = False) -> Any:
       start = file.read(4)
       file.seek(0)
       if start == b"PK\x03\x04":
-        return _read_zip(file, stub_unknown)
+        return _read_zip(file, path, stubs)
       if start[:1] != b"\x80":
         raise WeightsError("is no file of torch.save: neither a zip nor a pickle")
-      return _read_older(file, path, stub_unknown)
+      return _read_older(file, path, stubs)
   except FileNotFoundError as error:
     raise WeightsError(f"{path} does not exist") from error
   except OSError as error:
@@ -285,13 +324,19 @@ def read(path: str | os.PathLike[str], stub_unknown: bool = False) -> Any:
     ) from error
 
 
-def state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+def state_dict(
+  path: str | os.PathLike[str], stubs: Collection[str] = ()
+) -> dict[str, np.ndarray]:
   """Returns the named tensors of a file, unwrapped from {"state_dict": ...}.
+
+  Args:
+    path: a file of `torch.save`, of either format.
+    stubs: see `read`.
 
   Raises:
     WeightsError: the file cannot be read, or holds something else.
   """
-  tree = read(path)
+  tree = read(path, stubs)
   if isinstance(tree, dict) and isinstance(tree.get("state_dict"), dict):
     tree = tree["state_dict"]
   if not isinstance(tree, dict) or not tree:

@@ -147,25 +147,36 @@ def test_a_part_of_an_older_storage(tmp_path):
 
 
 @BOTH
-@pytest.mark.parametrize("stub", (False, True))
+@pytest.mark.parametrize("stubs", ((), torch_zip.TRAINING), ids=("weights", "training"))
 @pytest.mark.parametrize(
   "module, name",
   (("os", "system"), ("posix", "system"), ("builtins", "eval"),
-   ("__builtin__", "exec"), ("torch._utils", "__builtins__"), ("numpy", "load")),
+   ("__builtin__", "exec"), ("torch._utils", "__builtins__"), ("numpy", "load"),
+   ("builtins", "getattr"), ("omegaconfig", "x"), ("subprocess", "Popen")),
 )  # fmt: skip
-def test_nothing_is_run(tmp_path, older, stub, module, name):
+def test_nothing_is_run(tmp_path, older, stubs, module, name):
   target = tmp_path / "ran"
   command = f"touch {target}" if name == "system" else f"open({str(target)!r}, 'w')"
   attack = lambda s: {
     "weight": tensor(s, (2,), (1,)), "extra": Call(Global(module, name), (command,))
   }  # fmt: skip
-  if stub:
-    tree = _one(tmp_path, older, attack, stub_unknown=True)
-    assert isinstance(tree["extra"], torch_records.Unknown)
-    np.testing.assert_array_equal(tree["weight"], [0, 1])
-  else:
-    with pytest.raises(WeightsError, match=f"{module}.{name}.*nothing was run"):
-      _one(tmp_path, older, attack)
+  with pytest.raises(WeightsError, match=f"{module}.{name}.*nothing was run"):
+    _one(tmp_path, older, attack, stubs=stubs)
+  assert not target.exists()
+
+
+@BOTH
+def test_a_stub_swallows_what_is_done_to_it(tmp_path, older):
+  # A package of the list may be named for anything; even so nothing of it is called.
+  target = tmp_path / "ran"
+  system = Global("pytorch_lightning.utilities", "os.system")
+  attack = lambda s: {
+    "weight": tensor(s, (2,), (1,)),
+    "extra": Build(Call(system, (f"touch {target}",)), {"a": 1}),
+  }
+  tree = _one(tmp_path, older, attack, stubs=torch_zip.TRAINING)
+  assert isinstance(tree["extra"], torch_records.Unknown)
+  np.testing.assert_array_equal(tree["weight"], [0, 1])
   assert not target.exists()
 
 
@@ -176,7 +187,7 @@ def test_training_checkpoints_are_read_past_unknown_objects(tmp_path, older):
     "state_dict": collections.OrderedDict(w=tensor(s, (2,), (1,))),
     "options": Build(namespace, {"lr": 1, "nested": Build(namespace, {"a": None})}),
   }
-  tree = _one(tmp_path, older, node, stub_unknown=True)
+  tree = _one(tmp_path, older, node, stubs=torch_zip.TRAINING)
   assert isinstance(tree["options"], torch_records.Unknown)
   np.testing.assert_array_equal(tree["state_dict"]["w"], [0, 1])
   with pytest.raises(WeightsError, match="argparse.Namespace"):
