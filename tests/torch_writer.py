@@ -59,6 +59,8 @@ def emit(node: Any) -> bytes:
     case int():
       body = node.to_bytes(node.bit_length() // 8 + 1, "little", signed=True)
       return b"\x8a" + bytes([len(body)]) + body
+    case float():
+      return b"G" + struct.pack(">d", node)
     case str():
       return b"X" + struct.pack("<I", len(node.encode())) + node.encode()
     case tuple():
@@ -116,13 +118,60 @@ def write_older(path, node, storages: dict[str, tuple[int, bytes]], little=True)
       file.write(struct.pack(f"{order}q", numel) + raw)
 
 
+_KINDS = {"f4": "Float", "f8": "Double", "f2": "Half", "i4": "Int", "i8": "Long"}
+
+
+class Tensors:
+  """Collects storages while tensors are named; one array is one storage."""
+
+  def __init__(self, older: bool):
+    self._older = older
+    self._stored = {}  # id -> (array, what stands for it)
+    self.storages = {}
+
+  def __call__(self, array: np.ndarray) -> Call:
+    if id(array) not in self._stored:
+      kind = _KINDS[array.dtype.str[1:]]
+      raw = np.asarray(array, array.dtype.newbyteorder("<"), order="C").tobytes()
+      key = str(len(self.storages))
+      self.storages[key] = (array.size, raw) if self._older else raw
+      place = storage(key, kind, array.size, self._older)
+      self._stored[id(array)] = array, tensor(place, array.shape, contiguous(array.shape))
+    return self._stored[id(array)][1]
+
+  def named(self, state: dict[str, np.ndarray]) -> collections.OrderedDict:
+    return collections.OrderedDict((k, self(v)) for k, v in state.items())
+
+  def write(self, path: pathlib.Path, node: Any) -> None:
+    (write_older if self._older else write_zip)(path, node, self.storages)
+
+
 def write_state(path: pathlib.Path, state: dict[str, np.ndarray], older: bool) -> None:
-  """Saves float32 arrays by name, as torch.save(state_dict) does."""
-  state = {k: np.asarray(v, "<f4", order="C") for k, v in state.items()}
-  tree, storages = collections.OrderedDict(), {}
-  for i, (name, array) in enumerate(state.items()):
-    stored = storage(str(i), "Float", array.size, older)
-    tree[name] = tensor(stored, array.shape, contiguous(array.shape))
-    raw = array.tobytes()
-    storages[str(i)] = (array.size, raw) if older else raw
-  (write_older if older else write_zip)(path, tree, storages)
+  """Saves arrays by name, as torch.save(state_dict) does."""
+  tensors = Tensors(older)
+  tensors.write(path, tensors.named(state))
+
+
+def write_training(path: pathlib.Path, state: dict[str, np.ndarray]) -> None:
+  """Saves a state dict within what PyTorch Lightning saves around it."""
+  tensors = Tensors(older=False)
+  moments = tensors(np.zeros((3, 2), np.float32))
+  callback = Global("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint")
+  score = {"monitor": "val/loss", "best_model_score": moments, "best_model_path": "/x"}
+  namespace = New(Global("argparse", "Namespace"), ())
+  group = {"lr": 6e-5, "betas": (0.9, 0.999), "amsgrad": False, "params": [0]}
+  node = {
+    "epoch": 3,
+    "global_step": 7,
+    "pytorch-lightning_version": "1.8.3",
+    "state_dict": tensors.named(state),
+    "loops": {"fit_loop": {"state_dict": {}, "current": {"ready": 1}}},
+    # Keys were types once and are strings since version 1.6.
+    "callbacks": {callback: score, "ModelCheckpoint{'monitor': None}": score},
+    "optimizer_states": [
+      {"state": {0: {"step": 7, "exp_avg": moments}}, "param_groups": [group]}
+    ],
+    "lr_schedulers": [],
+    "hyper_parameters": Build(namespace, {"base": ["x.yaml"], "lr": 0.1}),
+  }
+  tensors.write(path, node)

@@ -3,6 +3,10 @@
 
   python -m lamd_jax.tools.convert lpips --vgg vgg16-397923af.pth --lins vgg.pth \
     --out lpips_vgg16.safetensors
+  python -m lamd_jax.tools.convert lvdm short_sky.ckpt --out runs/short_sky
+  python -m lamd_jax.tools.convert export runs/short_sky --stage diffusion \
+    --out diffusion.safetensors
+  python -m lamd_jax.tools.convert sd-vae vae.safetensors --out sd_vae.safetensors
   python -m lamd_jax.tools.convert clip --source model.safetensors \
     --out clip_vit_l_14_text.safetensors
 
@@ -26,6 +30,9 @@ from lamd_jax.interchange import perceptual
 from lamd_jax.interchange import torch_zip
 from lamd_jax.tools import conversion
 from lamd_jax.tools import convert_clip
+from lamd_jax.tools import convert_export
+from lamd_jax.tools import convert_lvdm
+from lamd_jax.tools import convert_sd_vae
 
 # torchvision names its files by the start of their SHA-256. Of the lpips file only the
 # size is on record.
@@ -93,6 +100,9 @@ PARTS = {
     "VGG16 and LPIPS, for the perceptual loss", _add_lpips, _run_lpips
   ),
   "clip": convert_clip.PART,
+  "lvdm": convert_lvdm.PART,
+  "sd-vae": convert_sd_vae.PART,
+  "export": convert_export.PART,
 }
 
 

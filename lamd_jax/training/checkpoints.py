@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 from lamd_jax.errors import ConfigError, WeightsError
 from lamd_jax.training import manifest
 from lamd_jax.training.stage import Tree
-from lamd_jax.training.state import State
+from lamd_jax.training.state import Guard, State
 
 FINISHED = "finished.json"
 RESUME = ("auto", "must", "never")
@@ -192,6 +192,35 @@ class Store:
         " backup, or start again"
       )
     return -1
+
+
+def write_finished(
+  stage_dir: epath.PathLike,
+  params: dict[str, Tree],
+  ema: dict[str, Tree],
+  extras: Tree,
+) -> None:
+  """Writes the folder of a stage that was trained elsewhere, to be loaded from.
+
+  Args:
+    stage_dir: the stage's folder, which holds no checkpoint.
+    params: by parameter group, NumPy arrays in float32.
+    ema: likewise, of the groups that have an average.
+    extras: the stage's own, as its `finish` leaves them.
+  """
+  zero = np.zeros((), np.int32)
+  guard = Guard(zero, zero, zero, zero)
+  with Store(stage_dir, keep=1, keep_every=0, verify="off") as store:
+    store.save(State(zero, params, ema, {}, extras, guard), {})
+    store.wait()
+  mark_finished(stage_dir, int(zero))
+
+
+def averaged_groups(stage_dir: epath.PathLike) -> tuple[str, ...]:
+  """Returns the groups of which a finished stage holds an average."""
+  folder = _folder(stage_dir) / str(finished_step(stage_dir))
+  names = sorted(p.name for p in folder.iterdir())
+  return tuple(n.removeprefix("ema_") for n in names if n.startswith("ema_"))
 
 
 def load_weights(
