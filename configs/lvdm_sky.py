@@ -18,27 +18,16 @@ from lamd_jax import lvdm_variants
 
 
 def get_config(variant: str = "paper"):
-  return lvdm_variants.build("lvdm_sky", variant, paper)
+  return lvdm_variants.build(
+    "lvdm_sky", variant,
+    {"paper": paper, "demo": lvdm_variants.demo, "gpu": lvdm_variants.gpu},
+  )  # fmt: skip
 
 
 def paper(config: config_lib.ConfigDict):
-  data, optim = config.data, config.optim
-  data.source = "frames"
-  data.resize = "crop"  # short side, no antialias, centre crop, as the release
-  data.fps = 25.0
-
-  config.loss.reconstruction = "l1"
-  optim.autoencoder.update(
-    steps=67_000,  # 1000 epochs
-    batch=16,
-    accumulate=2,
-    learning_rate=3.6e-5,
-    b1=0.5,
-    b2=0.9,
-  )
-
+  lvdm_variants.sky_autoencoder(config)
   config.diffusion.update(beta_start=0.0015, beta_end=0.0155, loss="l1")
-  optim.diffusion.update(
+  config.optim.diffusion.update(
     steps=11_200,  # 2000 epochs
     batch=192,
     accumulate=2,

@@ -20,7 +20,10 @@ from lamd_jax import lvdm_variants
 
 
 def get_config(variant: str = "paper"):
-  return lvdm_variants.build("lvdm_taichi", variant, paper)
+  return lvdm_variants.build(
+    "lvdm_taichi", variant,
+    {"paper": paper, "demo": lvdm_variants.demo, "gpu": lvdm_variants.gpu},
+  )  # fmt: skip
 
 
 def paper(config: config_lib.ConfigDict):

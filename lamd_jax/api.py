@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import functools
 import os
 from typing import Any, NamedTuple
@@ -21,15 +21,19 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from lamd_jax import config as config_lib
+from lamd_jax import long_video
 from lamd_jax import media
 from lamd_jax import rng
 from lamd_jax import run_folder
-from lamd_jax import validation
+from lamd_jax import sample_checks
+from lamd_jax.data import captions
 from lamd_jax.data import pipeline
 from lamd_jax.errors import ConfigError
 from lamd_jax.errors import WeightsError
+from lamd_jax.modes import imported
+from lamd_jax.systems import lvdm_long
+from lamd_jax.systems import sampling
 from lamd_jax.systems.registry import SYSTEMS
-from lamd_jax.systems import lvdm
 from lamd_jax.training import checkpoints
 from lamd_jax.training import compile_cache
 from lamd_jax.training import precision
@@ -65,7 +69,7 @@ class Model:
 
   def __init__(self, config: ConfigDict, weights: dict[str, Any]):
     """Args:
-    config: the run's config.
+    config: the run's config; files it names are there.
     weights: {stage: {"params": ..., "extras": ...}}, as checkpoints hold them.
     """
     self.config = config
@@ -73,10 +77,17 @@ class Model:
     self.fps = pipeline.fps(config.data)
     dtype = precision.compute_dtype(config.train.compute)
     self.system = SYSTEMS[config.system](config, dtype)
+    self._long = functools.lru_cache(maxsize=4)(
+      functools.partial(long_video.Programs, self.system)
+    )
 
   @functools.cached_property
   def _sample(self) -> Callable[..., jax.Array]:
-    return jax.jit(self.system.sample_latents, static_argnums=(3, 4))
+    return jax.jit(self.system.sample_latents, static_argnums=(4, 5))
+
+  @functools.cached_property
+  def _tokenize(self) -> captions.Tokenizer | None:
+    return captions.tokenizer(self.config.data)
 
   @functools.cached_property
   def _decode(self) -> Callable[..., jax.Array]:
@@ -90,6 +101,7 @@ class Model:
     self,
     n: int | None = None,
     *,
+    text: str | Sequence[str] = "",
     progress: Progress = lambda done, total: None,
     **knobs: Any,
   ) -> Clip | list[Clip]:
@@ -97,9 +109,11 @@ class Model:
 
     Args:
       n: how many clips; None gives one `Clip` and not a list.
+      text: a caption, or several that clips take in turn; "" for none.
       progress: called with (clips done, clips in all).
       **knobs: the names and defaults of `--sample.*` (config.sample_defaults):
-        frames, seed, sampler, steps, spacing, eta, guidance, batch, decode_chunk, fps.
+        frames, seed, sampler, steps, spacing, eta, guidance, batch, decode_chunk, fps;
+        and for videos of any length long, noise_level, null, overlap.
 
     Returns:
       A `Clip`, or a list of n. Clip i is a function of the weights, the knobs and i.
@@ -107,27 +121,67 @@ class Model:
     Raises:
       ConfigError: a knob that is unknown or out of range, in one line.
     """
+    texts = [text] if isinstance(text, str) else list(text)
+    settings = self._settings({**knobs, "n": 1 if n is None else n, "text": texts[0]})
+    fps = settings.fps or self.fps
+    if settings.long == "none":
+      made = self._run(settings, texts, progress)
+    else:
+      videos = [self.long_video(i, **knobs) for i in range(settings.n)]
+      made = [np.concatenate(list(stream(video))) for video in videos]
+    clips = [Clip(frames, fps) for frames in made]
+    return clips[0] if n is None else clips
+
+  def long_video(self, number: int = 0, **knobs: Any) -> long_video.LongVideo:
+    """Plans a video of any length, `number` of those that the knobs describe.
+
+    Iterate over `api.stream(video)`, or over its units. Knobs and errors are those of
+    `generate`; `long` says how and `frames` how many.
+    """
+    settings = self._settings({**knobs, "n": 1})
+    if settings.long == "none":
+      raise ConfigError("long='none': choose autoregressive, hierarchical or sliding")
+    programs = self._long(
+      lvdm_long.LongSettings(
+        settings.long, settings.noise_level, settings.null, _sampler(settings)
+      )
+    )
+    return long_video.LongVideo(
+      programs, self.weights, frames=settings.frames or self.config.data.frames,
+      seed=settings.seed, number=number, overlap=settings.overlap,
+    )  # fmt: skip
+
+  def _settings(self, knobs: Mapping[str, Any]) -> ConfigDict:
     settings = config_lib.sample_defaults()
     unknown = [key for key in knobs if key not in settings]
     if unknown:
       raise ConfigError(f"{unknown[0]}: no such knob; knobs are {', '.join(settings)}")
-    settings.update({**knobs, "n": 1 if n is None else n})
-    validation.check_sample(settings, self.config)
-    fps = settings.fps or self.fps
-    clips = [Clip(frames, fps) for frames in self._run(settings, progress)]
-    return clips[0] if n is None else clips
+    settings.update(knobs)
+    sample_checks.check_sample(settings, self.config)
+    for stage in sample_checks.stages_of(settings, self.config):
+      if stage not in self.weights:
+        raise WeightsError(f"the stage {stage} of this run is not trained to its end")
+    return settings
 
-  def _run(self, settings: ConfigDict, progress: Progress) -> list[np.ndarray]:
-    sampler = lvdm.SamplerSettings(
-      settings.sampler, settings.steps, settings.eta, settings.spacing
-    )
+  def _tokens(self, texts: Sequence[str], index: np.ndarray) -> np.ndarray | None:
+    if self._tokenize is None:
+      return None
+    return np.stack([self._tokenize(texts[i % len(texts)]) for i in index])
+
+  def _run(
+    self, settings: ConfigDict, texts: Sequence[str], progress: Progress
+  ) -> list[np.ndarray]:
+    sampler = _sampler(settings)
     streams = rng.Streams(rng.root(settings.seed), jnp.zeros((), jnp.int32))
     batch = min(settings.batch, settings.n)
     clips: list[np.ndarray] = []
     for start in range(0, settings.n, batch):
       # The last batch is filled up, so that one compiled program serves all.
-      index = jnp.arange(start, start + batch, dtype=jnp.int32)
-      latents = self._sample(self.weights, streams, index, sampler, settings.frames)
+      index = np.arange(start, start + batch, dtype=np.int32)
+      tokens = self._tokens(texts, index)
+      latents = self._sample(
+        self.weights, streams, index, tokens, sampler, settings.frames
+      )
       clips.extend(self.decode(latents, settings.decode_chunk))
       progress(min(start + batch, settings.n), settings.n)
     return clips[: settings.n]
@@ -146,6 +200,20 @@ class Model:
     return self.decode(self.system.random_latents(streams, jnp.arange(n)), chunk)
 
 
+def stream(video: long_video.LongVideo) -> Iterator[np.ndarray]:
+  """Yields the frames of a long video as they are finished, [n,H,W,3] uint8."""
+  carry: long_video.Carry = {}
+  for k in range(video.units):
+    frames, carry = video.unit(k, carry)
+    yield frames
+
+
+def _sampler(settings: ConfigDict) -> sampling.SamplerSettings:
+  return sampling.SamplerSettings(
+    settings.sampler, settings.steps, settings.eta, settings.spacing, settings.guidance
+  )
+
+
 def _in_chunks(run: Callable[[Any], jax.Array], rows: Any, chunk: int) -> np.ndarray:
   """Applies `run` to `chunk` rows at a time; the last chunk repeats its last row."""
   done = []
@@ -159,22 +227,27 @@ def _in_chunks(run: Callable[[Any], jax.Array], rows: Any, chunk: int) -> np.nda
 
 
 def from_workdir(config: ConfigDict, workdir: epath.Path, weights: str) -> Model:
-  """Loads every stage the system needs to generate from a run's folder.
+  """Loads the finished stages of a run's folder, and what it imports.
+
+  A run may have trained some of its stages only; what needs another says so.
 
   Raises:
-    WeightsError: a stage was not trained to its end.
+    WeightsError: no stage was trained to its end, or an imported file is not there.
   """
-  loaded = {}
-  for stage in SYSTEMS[config.system].generates_with:
-    folder = workdir / stage
-    if not checkpoints.finished(folder):
-      raise WeightsError(
-        f"{folder}: the stage {stage} is not trained to its end; run --mode=train"
-        f" --workdir={workdir} first"
-      )
-    loaded[stage] = checkpoints.load_weights(
-      folder, weights, config.train.checkpoint_verify
+  system = SYSTEMS[config.system](config)
+  stages = [s for s in system.generates_with if checkpoints.finished(workdir / s)]
+  if not stages:
+    raise WeightsError(
+      f"{workdir}: no stage is trained to its end; run --mode=train"
+      f" --workdir={workdir} first"
     )
+  verify = config.train.checkpoint_verify
+  loaded = {s: checkpoints.load_weights(workdir / s, weights, verify) for s in stages}
+  for name in imported.names(config):
+    loaded[name] = imported.LOAD[name](config, workdir)
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.data.vocabulary = imported.find(config.data.vocabulary, workdir)
   return Model(config, jax.device_put(loaded))
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from lamd_jax import validation
+from lamd_jax import limits
 from lamd_jax.errors import ConfigError
 from lamd_jax.errors import InputError
 
@@ -100,7 +100,7 @@ def _parse_value(flag: str, text: str, like: Any) -> Any:
 
 def apply(tree: ConfigDict, group: str, line: CommandLine) -> ConfigDict:
   """Applies the overrides of `group` to `tree`; returns it locked."""
-  known = dict(validation.leaves(tree))
+  known = dict(limits.leaves(tree))
   for owner, key, text in line.overrides:
     if owner != group:
       continue

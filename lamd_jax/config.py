@@ -37,6 +37,10 @@ def _data() -> ConfigDict:
       pad_last=False,  # repeat the last frame of videos that are too short
       max_bad_fraction=0.01,  # unreadable files tolerated before the run stops
       fps=8.0,  # display rate where the source stores none, frames a second
+      tokenizer="none",  # none | words (hashed, needs no file) | clip
+      tokens=77,  # length of a tokenised caption
+      vocabulary_size=4096,  # ids of "words"
+      vocabulary="",  # file of byte-pair merges, for "clip"
       num_threads=4,
       num_workers=0,  # Grain worker processes; threads beat them on few cores
       prefetch=2,  # host batches kept ready
@@ -47,9 +51,23 @@ def _data() -> ConfigDict:
 def _model() -> ConfigDict:
   return ConfigDict(
     dict(
+      first_stage="video",  # video (3-D, model.autoencoder) | image (per frame)
+      # An imported autoencoder instead of one that is trained: a safetensors file of
+      # tools.convert sd-vae, which does not carry scale and shift of its latents.
+      autoencoder_weights="",
+      latent_scale=1.0,
+      latent_shift=0.0,
       autoencoder=dict(
         channels=32,
         downsample=(4, 8, 8),  # t, h, w
+        latent_channels=4,
+        groups=32,
+      ),
+      # Stable Diffusion's, for first_stage="image".
+      image_autoencoder=dict(
+        channels=128,
+        channel_mult=(1, 2, 4, 4),
+        res_blocks=2,
         latent_channels=4,
         groups=32,
       ),
@@ -68,7 +86,15 @@ def _model() -> ConfigDict:
         transformer=False,
         context_dim=0,
         noise_level_classes=0,
-        ),
+      ),
+      text=dict(
+        encoder="none",  # none | small (trained with the denoiser) | clip (frozen)
+        width=768,
+        layers=12,
+        heads=12,
+        dropout=0.1,  # share of captions that training replaces by the empty one
+        weights="",  # clip: a safetensors file made by tools.convert
+      ),
       discriminator=dict(
         kind="frame",  # frame (2D per frame) | video (3D)
         channels=64,
@@ -107,6 +133,19 @@ def _diffusion() -> ConfigDict:
       min_snr_gamma=0.0,  # 0: unweighted
     )
   )
+
+
+def _conditional(**changes: float) -> ConfigDict:
+  """A stage of long video: one network that predicts, interpolates and generates."""
+  group = dict(
+    latents=4,  # frames of a clip, in latents
+    sparse=1,  # latents from one frame of the clip to the next
+    known=1,  # frames that a prediction goes on from
+    p_prediction=0.5,  # share of training clips; the rest are unconditional
+    p_interpolation=0.0,  # likewise: the first and the last frame known
+    noise_levels=250,  # known frames are noised to a level drawn below this one
+  )
+  return ConfigDict({**group, **changes})
 
 
 def _optim() -> ConfigDict:
@@ -169,7 +208,15 @@ def defaults() -> ConfigDict:
       model=_model(),
       loss=_loss(),
       diffusion=_diffusion(),
-      optim=dict(autoencoder=_optim(), diffusion=_optim()),
+      # Keyframes that follow each other, and the frames between two of them.
+      prediction=_conditional(sparse=4),
+      interpolation=_conditional(latents=5, p_prediction=0.0, p_interpolation=0.9),
+      optim=dict(
+        autoencoder=_optim(),
+        diffusion=_optim(),
+        prediction=_optim(),
+        interpolation=_optim(),
+      ),
       train=_train(),
     )
   )
@@ -187,6 +234,12 @@ def sample_defaults() -> ConfigDict:
       spacing="log_snr",  # log_snr | trailing | uniform | ddim_release
       eta=0.0,  # DDIM's noise: 0 deterministic, 1 as DDPM
       guidance=1.0,  # classifier-free guidance; 1: off
+      text="",  # a prompt, or a .txt file with one a line
+      # Videos of any length: none | autoregressive | hierarchical | sliding
+      long="none",
+      noise_level=100,  # of the known frames, in levels of the schedule; 0: none
+      null="released",  # what guidance subtracts: released | unconditional
+      overlap=1,  # latents on both sides of a seam that decoding blends
       seed=0,
       weights="ema",  # ema | raw
       decode_chunk=4,  # clips decoded at once: bounds peak memory

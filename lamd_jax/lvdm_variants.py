@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict
 
@@ -11,10 +11,9 @@ from lamd_jax import config as config_lib
 
 
 def build(
-  name: str, variant: str, paper: Callable[[ConfigDict], None]
+  name: str, variant: str, variants: Mapping[str, Callable[[ConfigDict], None]]
 ) -> ConfigDict:
   """Returns the config `name` in one of its variants."""
-  variants = {"paper": paper, "demo": demo, "gpu": gpu}
   config_lib.check_variant(variant, variants)
   config = config_lib.defaults()
   config.name = name
@@ -35,6 +34,23 @@ def _procedural(config: ConfigDict, size: int, videos: int) -> None:
     fps=8.0,
   )
   config.model.perceptual.weights = "none"
+
+
+def sky_autoencoder(config: ConfigDict) -> None:
+  """Sky Time-lapse and its autoencoder, as released."""
+  data = config.data
+  data.source = "frames"
+  data.resize = "crop"  # short side, no antialias, centre crop
+  data.fps = 25.0
+  config.loss.reconstruction = "l1"
+  config.optim.autoencoder.update(
+    steps=67_000,  # 1000 epochs
+    batch=16,
+    accumulate=2,
+    learning_rate=3.6e-5,
+    b1=0.5,
+    b2=0.9,
+  )
 
 
 def demo(config: ConfigDict) -> None:
@@ -123,3 +139,57 @@ def gpu(config: ConfigDict) -> None:
   config.train.update(
     latent_cache=True, latent_windows=1, checkpoint_every=1000, preview_every=5000
   )
+
+
+def long(config: ConfigDict) -> None:
+  """Turns a demo or gpu variant into one of long video.
+
+  The stage between keyframes learns to go on from known frames too, so that one run
+  serves both ways to make long videos.
+  """
+  config.stages = ("autoencoder", "prediction", "interpolation")
+  config.interpolation.update(p_prediction=0.4, p_interpolation=0.5)
+  for stage in ("prediction", "interpolation"):
+    config.optim[stage] = config.optim.diffusion.copy_and_resolve_references()
+
+
+def demo_long(config: ConfigDict) -> None:
+  """About a quarter of an hour on two CPU cores."""
+  demo(config)
+  long(config)
+  for stage in ("prediction", "interpolation"):
+    config.optim[stage].steps = 600
+
+
+def gpu_long(config: ConfigDict) -> None:
+  gpu(config)
+  long(config)
+
+
+def _cater(config: ConfigDict, size: int, videos: int) -> None:
+  """Two objects that move as a caption says, and a text encoder of our own."""
+  _procedural(config, size=size, videos=videos)
+  config.data.update(
+    world="cater", world_mode="v1", tokenizer="words", tokens=32, vocabulary_size=1024
+  )
+  config.model.denoiser.update(
+    transformer=True, scale_shift_norm=False, temporal_length=4
+  )
+
+
+def demo_text(config: ConfigDict) -> None:
+  """At most twelve minutes of training on two CPU cores."""
+  demo(config)
+  _cater(config, size=64, videos=2048)
+  config.model.autoencoder.update(channels=8, downsample=(4, 8, 8), latent_channels=16)
+  config.model.text.update(encoder="small", width=128, layers=2, heads=4)
+  config.optim.autoencoder.steps = 350
+  config.optim.diffusion.update(steps=900, batch=16)
+
+
+def gpu_text(config: ConfigDict) -> None:
+  """Minutes on one GPU."""
+  gpu(config)
+  _cater(config, size=64, videos=50_000)
+  config.model.autoencoder.update(channels=32, downsample=(4, 8, 8), latent_channels=8)
+  config.model.text.update(encoder="small", width=256, layers=4, heads=4)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from typing import NamedTuple
 
 from absl import flags
@@ -21,6 +22,7 @@ from ml_collections import ConfigDict
 from lamd_jax import command_line
 from lamd_jax import config as config_lib
 from lamd_jax import run_folder
+from lamd_jax import sample_checks
 from lamd_jax import validation
 from lamd_jax.errors import ConfigError
 from lamd_jax.errors import InputError
@@ -34,6 +36,8 @@ USAGE = """usage: python -m lamd_jax.main [flags]
   own data --config=configs/lvdm_sky.py:demo --config.data.source=folder
            --config.data.root=DIR --workdir=runs/mine
   sample   --workdir=runs/lvdm_sky-demo --mode=sample --sample.n=16
+  long     --workdir=runs/lvdm_sky_long-demo --mode=sample
+           --sample.long=hierarchical --sample.frames=1024
   evaluate --workdir=runs/lvdm_sky-demo --mode=evaluate
   look     --config=configs/lvdm_sky.py --dry_run     shapes, parameters, memory
 
@@ -51,10 +55,15 @@ All keys and their defaults: lamd_jax/config.py. Data layouts: python -m
 lamd_jax.tools.doctor DIR.
 """
 
+
 def usage() -> str:
+  indent = " " * 28
+  wrap = lambda keys: textwrap.fill(
+    " ".join(keys), 120, initial_indent=indent, subsequent_indent=indent
+  ).strip()
   return USAGE.format(
-    sample=" ".join(config_lib.sample_defaults()),
-    evaluation=" ".join(config_lib.eval_defaults()),
+    sample=wrap(config_lib.sample_defaults()),
+    evaluation=wrap(config_lib.eval_defaults()),
   )
 
 
@@ -98,8 +107,8 @@ def resolve(line: command_line.CommandLine) -> Request:
     run_folder.check_same(stored, config, workdir)
   distributed.initialize()  # Before the first question about devices.
   validation.check_config(config, jax.device_count())
-  validation.check_sample(sample, config)
-  validation.check_eval(evaluation, config)
+  sample_checks.check_sample(sample, config)
+  sample_checks.check_eval(evaluation, config)
   return Request(config, workdir, sample, evaluation)
 
 

@@ -19,7 +19,7 @@ import jax
 from ml_collections import ConfigDict
 
 from lamd_jax import config as config_lib
-from lamd_jax import validation
+from lamd_jax import limits
 from lamd_jax.errors import ConfigError
 
 # A change in these makes another model or another experiment; the rest may change
@@ -54,11 +54,11 @@ def read(workdir: epath.Path) -> ConfigDict | None:
   if not path.exists():
     return None
   try:
-    stored = dict(validation.leaves(json.loads(path.read_text())))
+    stored = dict(limits.leaves(json.loads(path.read_text())))
   except ValueError as error:
     raise ConfigError(f"{path}: not readable as JSON ({error})") from error
   config = config_lib.defaults()
-  for key, default in validation.leaves(config):
+  for key, default in limits.leaves(config):
     if key not in stored:
       logging.warning("%s has no %s; the default %s is used", path, key, default)
       continue
@@ -76,8 +76,8 @@ def read(workdir: epath.Path) -> ConfigDict | None:
 
 def check_same(stored: ConfigDict, given: ConfigDict, workdir: epath.Path) -> None:
   """Raises ConfigError if `given` describes another experiment than `stored`."""
-  old = dict(validation.leaves(stored))
-  for key, value in validation.leaves(given):
+  old = dict(limits.leaves(stored))
+  for key, value in limits.leaves(given):
     if key.split(".")[0] in _FIXED and key not in _MOVABLE and old[key] != value:
       raise ConfigError(
         f"--config.{key}={value}: the run in {workdir} was made with {old[key]};"

@@ -28,6 +28,7 @@ class VideoBatch(NamedTuple):
   video: Array  # [B,T,H,W,C] uint8
   index: Array  # [B] int32
   label: Array | None = None  # [B] int32 class
+  tokens: Array | None = None  # [B,N] int32, the caption
 
 
 class LatentBatch(NamedTuple):
@@ -37,6 +38,7 @@ class LatentBatch(NamedTuple):
   log_variance: Array  # [B,t,h,w,c] float32
   index: Array  # [B] int32, as in VideoBatch
   label: Array | None = None  # [B] int32 class
+  tokens: Array | None = None  # [B,N] int32, the caption
 
 
 class Conditions(NamedTuple):

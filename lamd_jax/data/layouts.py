@@ -12,6 +12,7 @@ from typing import NamedTuple
 from lamd_jax.data import frame_folder
 from lamd_jax.data import video_file
 from lamd_jax.data.sources import array_record
+from lamd_jax.data.sources import csv_table
 from lamd_jax.data.sources import files
 
 # data.source -> the tree it reads
@@ -33,6 +34,9 @@ DIR/ucfTrainTestlist/{classInd,trainlist01,testlist01}.txt
 DIR/{train,test}/<id>#start#end.mp4
   or DIR/{train,test}/<id>#start#end/*.png
   or DIR/frames/{train,test}/<clip>/*.png""",
+  "csv": """\
+DIR/*.csv with columns videoid,page_dir,name and DIR/videos/<page_dir>/<videoid>.mp4
+  or DIR/*.csv with columns path,text[,label,split] and the files at DIR/<path>""",
   "array_record": """\
 DIR/metadata.json
 DIR/<split>-00000-of-00001.array_record
@@ -192,12 +196,10 @@ def _sky(root: pathlib.Path) -> Layout | None:
 
 
 def _csv(root: pathlib.Path) -> Layout | None:
-  for path in sorted(root.glob("*.csv"))[:20]:
-    with open(path, encoding="utf-8", errors="replace") as file:
-      columns = {name.strip() for name in file.readline().split(",")}
-    if {"videoid", "page_dir"} <= columns or {"path", "text"} <= columns:
-      return Layout(f"csv of captions ({path.name})")
-  return None
+  found = csv_table.tables(root)
+  if not found:
+    return None
+  return Layout(f"captioned videos in {found[0].name}", "csv")
 
 
 def _videos(root: pathlib.Path) -> Layout | None:

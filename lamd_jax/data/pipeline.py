@@ -196,6 +196,16 @@ def clips(data_config: ConfigDict, split: str, count: int, seed: int) -> np.ndar
     return np.stack([clip["video"] for clip in made])
 
 
+def captions(data_config: ConfigDict, split: str, count: int, seed: int) -> list[str]:
+  """Returns the captions of `clips` of the same arguments."""
+  videos, _, _ = _open(data_config, split)
+  table = clip_tables.evaluation_table(
+    videos.n_frames, data_config.frames, data_config.stride, data_config.sampling,
+    data_config.pad_last, count, seed,
+  )  # fmt: skip
+  return [videos.caption(int(video)) for video in table.video]
+
+
 def check(data_config: ConfigDict, split: str) -> int:
   """Returns the number of clips of a split, after building its index.
 
@@ -212,7 +222,8 @@ def num_videos(data_config: ConfigDict, split: str) -> int:
 def fingerprint(data_config: ConfigDict, split: str) -> str:
   """Returns a hash of everything that fixes the clips, to print with a score."""
   videos, table, _ = _open(data_config, split)
-  names = ("frames", "size", "stride", "resize", "flip", "sampling", "pad_last")
+  names = ("frames", "size", "stride", "resize", "flip", "sampling", "pad_last",
+           "tokenizer", "tokens", "vocabulary_size")  # fmt: skip
   settings = json.dumps({name: data_config[name] for name in names})
   digest = hashlib.sha256(f"{videos.digest()} {settings}".encode())
   digest.update(table.video.tobytes() + table.start.tobytes())

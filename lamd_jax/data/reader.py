@@ -11,6 +11,7 @@ from absl import logging
 from ml_collections import ConfigDict
 import numpy as np
 
+from lamd_jax.data import captions
 from lamd_jax.data import clips
 from lamd_jax.data import philox
 from lamd_jax.data import transforms
@@ -90,6 +91,7 @@ class Reader:
     """
     self._videos, self._table, self._seed = videos, table, seed
     self._size, self._how = config.size, config.resize
+    self._tokenize = captions.tokenizer(config)
     self._flip = config.flip and augment
     self._limit = config.max_bad_fraction * len(videos.n_frames)
     self._max_bad_fraction = config.max_bad_fraction
@@ -98,7 +100,7 @@ class Reader:
     self._lock = threading.Lock()
 
   def __call__(self, position: int, row: int) -> dict[str, Any]:
-    """Returns {"video", "index"[, "label"]} for `position` of the data order."""
+    """Returns {"video", "index"[, "label"][, "tokens"]} for `position` of the data order."""
     draw = philox.generator("clip", self._seed, position)
     start, flip = draw.random(2)
     for _ in range(_ATTEMPTS):
@@ -122,6 +124,8 @@ class Reader:
     }
     if self._videos.labels is not None:
       clip["label"] = self._videos.labels[video]
+    if self._tokenize is not None:
+      clip["tokens"] = self._tokenize(self._videos.caption(video))
     return clip
 
   def _read(self, video: int, row: int, draw: float) -> np.ndarray:

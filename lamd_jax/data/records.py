@@ -61,6 +61,9 @@ class Videos(Protocol):
   def error(self, video: int) -> str:
     """Returns why `n_frames` is 0."""
 
+  def caption(self, video: int) -> str:
+    """Returns what a video shows, in words; "" where nobody said."""
+
   def digest(self) -> str:
     """Returns a hash of what the videos hold, as far as is known without reading."""
 
@@ -87,6 +90,9 @@ class World(Protocol):
   """A procedural family in one mode: a function of (split, index), in any order."""
 
   fps: float
+
+  def caption(self, split: str, index: int) -> str:
+    """Returns the caption of video `index`, without rendering it."""
 
   def sample(
     self, split: str, index: int, frames: int, size: int, start: int = 0

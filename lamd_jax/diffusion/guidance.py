@@ -75,6 +75,38 @@ def three_term(
   return _weighted_sum(terms, null, rescale)
 
 
+def free_of_known(
+  denoise: Denoiser,
+  null: Null,
+  guidance: float,
+  mask: jax.Array,
+  project: Callable[[jax.Array, jax.Array], jax.Array],
+) -> Denoiser:
+  """Classifier-free guidance whose null call does not see the known frames either.
+
+  `classifier_free` with a constraint shows both calls the same state, known frames
+  included. Here the state is left alone; the conditional call sees `project(z, t)`,
+  and at the known frames' places the null call's own clip goes on, so that it stays
+  a state of the level it is told. Pass the sampler no constraint.
+
+  Args:
+    denoise, null, guidance: as in `classifier_free`.
+    mask: broadcastable to z, nonzero at known frames.
+    project: the constraint that holds them.
+  """
+
+  def guided(z: jax.Array, t: jax.Array, conditions: types.Conditions) -> jax.Array:
+    both = jax.tree.map(
+      lambda *leaves: _interleave(leaves), *_alike([conditions, null(conditions)])
+    )
+    raw = denoise(_interleave([project(z, t), z]), _interleave([t, t]), both)
+    raw = raw.reshape(z.shape[0], 2, *z.shape[1:])
+    given, free = raw[:, 0], raw[:, 1]
+    return jnp.where(mask != 0, free, free + guidance * (given - free))
+
+  return guided
+
+
 def interval(
   guided: Denoiser, unguided: Denoiser, lowest: float, highest: float
 ) -> Denoiser:

@@ -13,7 +13,7 @@ import numpy as np
 
 from lamd_jax import rng
 from lamd_jax import types
-from lamd_jax.networks import perceptual
+from lamd_jax.modes import imported
 from lamd_jax.systems.registry import SYSTEMS
 from lamd_jax.tools import estimate
 from lamd_jax.training import precision
@@ -27,13 +27,15 @@ def _abstract(tree: Any) -> Any:
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
-def _frozen(stage: stage_lib.Stage, stages: list[stage_lib.Stage]) -> dict[str, Any]:
+def _frozen(
+  stage: stage_lib.Stage, config: ConfigDict, stages: list[stage_lib.Stage]
+) -> dict[str, Any]:
   """The shapes of what the stage reads and does not train."""
   by_name = {s.name: s for s in stages}
   frozen = {}
   for name in stage.needs:
-    if name == "perceptual":
-      frozen[name] = {"params": perceptual.shapes()}
+    if imported.is_imported(name, config):
+      frozen[name] = imported.SHAPES[name](config)
     else:
       params, extras = by_name[name].init(None)
       frozen[name] = {"params": params, "extras": _abstract(extras)}
@@ -44,8 +46,15 @@ def _batch(
   stage: stage_lib.Stage, config: ConfigDict, frozen: dict[str, Any], rows: int
 ) -> stage_lib.Batch:
   data = config.data
-  video = jax.ShapeDtypeStruct((rows, data.frames, data.size, data.size, 3), jnp.uint8)
-  batch = types.VideoBatch(video, jax.ShapeDtypeStruct((rows,), jnp.int32))
+  shape = (rows, stage.frames, data.size, data.size, 3)
+  tokens = None
+  if data.tokenizer != "none":
+    tokens = jax.ShapeDtypeStruct((rows, data.tokens), jnp.int32)
+  batch = types.VideoBatch(
+    jax.ShapeDtypeStruct(shape, jnp.uint8),
+    jax.ShapeDtypeStruct((rows,), jnp.int32),
+    tokens=tokens,
+  )
   if config.train.latent_cache and stage.trains_on_latents:
     return jax.eval_shape(stage.encode, frozen, batch)
   return batch
@@ -57,7 +66,7 @@ def step_and_arguments(
   """Returns one device's share of a training step, and its abstract arguments."""
   optim = config.optim[stage.name]
   mesh = sharding.make_mesh("dp", jax.devices()[:1])
-  frozen = _frozen(stage, stages)
+  frozen = _frozen(stage, config, stages)
   state = _abstract(state_lib.create(stage, optim, None))
   with jax.set_mesh(mesh):
     step = step_lib.build(

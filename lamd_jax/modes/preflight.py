@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import pathlib
 
+from etils import epath
 from ml_collections import ConfigDict
 
 from lamd_jax.data import layouts
 from lamd_jax.errors import DataError
 from lamd_jax.errors import WeightsError
+from lamd_jax.interchange import clip_text
 from lamd_jax.interchange import perceptual
+from lamd_jax.modes import imported
 
 
 def _missing_data(config: ConfigDict) -> str:
@@ -28,6 +31,35 @@ def _missing_data(config: ConfigDict) -> str:
   )
 
 
+def _missing_autoencoder(config: ConfigDict, workdir: epath.Path) -> str:
+  path = config.model.autoencoder_weights
+  if "autoencoder" in config.stages or (workdir / "autoencoder").exists():
+    return ""
+  if path and pathlib.Path(imported.find(path, workdir)).is_file():
+    return ""
+  key = "" if path else "--config.model.autoencoder_weights=FILE: "
+  return f"weights: {key}{imported.how_to_get_autoencoder(path)}"
+
+
+def _missing_text(config: ConfigDict, workdir: epath.Path) -> str:
+  text, data = config.model.text, config.data
+  if text.encoder != "clip" or "diffusion" not in config.stages:
+    return ""
+  lines = []
+  path = imported.find(text.weights, workdir)
+  if not pathlib.Path(path).is_file():
+    key = "" if text.weights else "--config.model.text.weights=FILE: "
+    lines.append(f"weights: {key}{clip_text.how_to_get(path or 'the text tower')}")
+  path = imported.find(data.vocabulary, workdir)
+  if not pathlib.Path(path).is_file():
+    lines.append(
+      f"vocabulary: --config.data.vocabulary={data.vocabulary or 'FILE'} is no file;"
+      " merges.txt of openai/clip-vit-large-patch14 on Hugging Face, or"
+      " bpe_simple_vocab_16e6.txt.gz of the openai/CLIP repository"
+    )
+  return "\n".join(lines)
+
+
 def _missing_weights(config: ConfigDict) -> str:
   path = config.model.perceptual.weights
   unused = not config.loss.perceptual_weight or "autoencoder" not in config.stages
@@ -36,12 +68,18 @@ def _missing_weights(config: ConfigDict) -> str:
   return f"weights: {perceptual.how_to_get(path)}"
 
 
-def check_inputs(config: ConfigDict) -> None:
+def check_inputs(config: ConfigDict, workdir: epath.Path) -> None:
   """Raises one error that names everything missing: data (3) before weights (4)."""
-  data, weights = _missing_data(config), _missing_weights(config)
+  data = _missing_data(config)
+  weights = [
+    _missing_weights(config),
+    _missing_autoencoder(config, workdir),
+    _missing_text(config, workdir),
+  ]
+  weights = [line for line in weights if line]
   if not data and not weights:
     return
-  lines = ["this run lacks", *filter(None, (data, weights))]
+  lines = ["this run lacks", *filter(None, (data, *weights))]
   if config.variant != "demo":
     lines.append(
       f"without data or weights: --config=configs/{config.name}.py:demo"

@@ -19,10 +19,11 @@ import numpy as np
 
 from lamd_jax import run_folder
 from lamd_jax import types
+from lamd_jax.data import captions
 from lamd_jax.data import pipeline
 from lamd_jax.errors import ConfigError
-from lamd_jax.interchange import perceptual
 from lamd_jax.modes import evaluate
+from lamd_jax.modes import imported
 from lamd_jax.modes import preflight
 from lamd_jax.systems.registry import SYSTEMS
 from lamd_jax.training import checkpoints
@@ -45,36 +46,55 @@ def _frozen(
   """Loads the weights the stage reads but does not train."""
   frozen = {}
   for name in stage.needs:
-    if name == "perceptual":
-      frozen[name] = {"params": perceptual.load(config.model.perceptual.weights)}
+    if imported.is_imported(name, config):
+      frozen[name] = imported.LOAD[name](config, workdir)
     else:
       verify = config.train.checkpoint_verify
       frozen[name] = checkpoints.load_weights(workdir / name, "ema", verify)
   return frozen
 
 
-def _video_loader(config: ConfigDict, batch: int, seed: int) -> pipeline.Loader:
+def _clips_of(stage: stage_lib.Stage, config: ConfigDict) -> ConfigDict:
+  """Returns the data group with clips as long as the stage takes them."""
+  data = config.data.copy_and_resolve_references()
+  with data.unlocked():
+    data.frames = stage.frames
+  return data
+
+
+def _video_loader(
+  stage: stage_lib.Stage, config: ConfigDict, seed: int
+) -> pipeline.Loader:
   return pipeline.loader(
-    config.data,
+    _clips_of(stage, config),
     split=config.data.split,
-    batch=batch,
+    batch=config.optim[stage.name].batch,
     seed=seed,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
   )
 
 
-def _preview_batch(config: ConfigDict) -> types.VideoBatch | None:
+def _preview_batch(
+  stage: stage_lib.Stage, config: ConfigDict
+) -> types.VideoBatch | None:
   if not config.train.preview_every:
     return None
-  count = config.train.preview_clips
-  video = pipeline.clips(config.data, config.data.eval_split, count, config.seed)
-  return types.VideoBatch(video, np.arange(len(video), dtype=np.int32))
+  data, count = _clips_of(stage, config), config.train.preview_clips
+  video = pipeline.clips(data, data.eval_split, count, config.seed)
+  tokenize, tokens = captions.tokenizer(data), None
+  if tokenize is not None:
+    texts = pipeline.captions(data, data.eval_split, count, config.seed)
+    tokens = np.stack([tokenize(text) for text in texts])
+  index = np.arange(len(video), dtype=np.int32)
+  return types.VideoBatch(video, index, tokens=tokens)
 
 
-def _endless_pixels(config: ConfigDict, batch: int) -> Iterator[types.VideoBatch]:
+def _endless_pixels(
+  stage: stage_lib.Stage, config: ConfigDict
+) -> Iterator[types.VideoBatch]:
   """Training clips in another order than training took them."""
-  loader = _video_loader(config, batch, config.seed + 1)
+  loader = _video_loader(stage, config, config.seed + 1)
   try:
     yield from loader
   finally:
@@ -90,16 +110,17 @@ def _cached_latents(
 ) -> loop.Loader:
   """Encodes the training clips once and serves draws from what was stored."""
   optim, windows = config.optim[stage.name], config.train.latent_windows
-  split = config.data.split
-  count = pipeline.num_videos(config.data, split) * windows
-  name = latent_cache.key(
-    frozen, {"clips": pipeline.fingerprint(config.data, split), "windows": windows}
-  )
+  data, split = _clips_of(stage, config), config.data.split
+  count = pipeline.num_videos(data, split) * windows
+  clips = {"clips": pipeline.fingerprint(data, split), "windows": windows}
+  # What the stage's `encode` keeps of a clip, and the weights that it reads.
+  clips["stage"] = stage.name
+  name = latent_cache.key({"autoencoder": frozen["autoencoder"]}, clips)
   dataset = latent_cache.build(
     stage,
     frozen,
     lambda first: pipeline.in_order(
-      config.data, split, min(_ENCODE_BATCH, count), config.seed, windows, first
+      data, split, min(_ENCODE_BATCH, count), config.seed, windows, first
     ),
     count,
     workdir / "latent_cache" / name,
@@ -127,7 +148,7 @@ def _train_stage(
   if config.train.latent_cache and stage.trains_on_latents:
     loader = _cached_latents(stage, config, frozen, workdir, stop)
   else:
-    loader = _video_loader(config, optim.batch, config.seed)
+    loader = _video_loader(stage, config, config.seed)
   writer = writers.for_stage(
     config.train, stage.name, folder, steps=optim.steps, fps=pipeline.fps(config.data)
   )
@@ -138,8 +159,8 @@ def _train_stage(
       workdir=folder,
       frozen=frozen,
       loader=loader,
-      preview_batch=_preview_batch(config),
-      finish_batches=lambda: _endless_pixels(config, optim.batch),
+      preview_batch=_preview_batch(stage, config),
+      finish_batches=lambda: _endless_pixels(stage, config),
       mesh=mesh,
       resume="auto",  # what --resume asks for was checked for the whole run
       stop=stop,
@@ -169,13 +190,16 @@ def run(
   config: ConfigDict, workdir: epath.Path, resume: str, evaluation: ConfigDict
 ) -> int:
   """Trains what is not yet trained; returns the exit code."""
-  preflight.check_inputs(config)
+  preflight.check_inputs(config, workdir)
   _check_resume(config, workdir, resume)
-  pipeline.check(config.data, config.data.split)
   compile_cache.enable()
   stop = preemption.Stop().install()
   system = SYSTEMS[config.system](config, precision.compute_dtype(config.train.compute))
   stages = system.stages()
+  # Before hours of work: clips long enough for every stage, not for the first alone.
+  for stage in stages:
+    if stage.name in config.stages:
+      pipeline.check(_clips_of(stage, config), config.data.split)
   run_folder.write(workdir, config)
   print(f"lamd_jax: {config.name}:{config.variant} in {workdir}", flush=True)
   for stage in stages:
@@ -193,7 +217,10 @@ def run(
       return preemption.EXIT_CODE
     seconds = time.monotonic() - started
     print(f"{stage.name}: {result.step} steps in {seconds:.0f} s", flush=True)
-  trained = all(checkpoints.finished(workdir / s) for s in system.generates_with)
+  trained = all(
+    checkpoints.finished(workdir / s) or imported.is_imported(s, config)
+    for s in system.generates_with
+  )
   if config.train.report and trained:
     evaluate.report(config, workdir, evaluation)
   print(

@@ -46,6 +46,7 @@ class AutoencoderStage:
     """
     self._network = network
     self._config = config
+    self.frames = config.data.frames
     perceptual_term = config.loss.perceptual_weight > 0
     self.needs = ()
     if perceptual_term and config.model.perceptual.weights != "none":

@@ -1,148 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LVDM: latent video diffusion (He et al., arXiv 2211.13221), short video.
+"""LVDM: latent video diffusion (He et al., arXiv 2211.13221).
 
-Two stages. The autoencoder compresses a clip in time and space (section 3.1 of the
-paper); the denoiser learns the distribution of the latents (section 3.2). This file
-alone knows how the parts go together; what a clip meets on its way is written, step
-by step, in the `forward`s of the two stages.
+The autoencoder compresses a clip in time and space (section 3.1 of the paper), the
+denoiser learns the distribution of the latents (3.2), two conditional ones make long
+videos of them (3.3, `lvdm_long.py`). Here is how the parts go together and how a clip
+is sampled; how they are trained is in `autoencoder_stage.py` and `lvdm_stages.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-import dataclasses
+from collections.abc import Callable
 from typing import Any
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
 from lamd_jax import rng
 from lamd_jax import types
+from lamd_jax.diffusion import constraints
+from lamd_jax.diffusion import guidance as guidance_lib
 from lamd_jax.diffusion import process as process_lib
-from lamd_jax.diffusion import samplers
-from lamd_jax.diffusion import weighting
-from lamd_jax.diffusion.samplers import grid as grid_lib
+from lamd_jax.networks import image_autoencoder
 from lamd_jax.networks import unet as unet_lib
 from lamd_jax.networks import video_autoencoder
-from lamd_jax.nn import initializers
 from lamd_jax.systems import autoencoder_stage
 from lamd_jax.systems import lvdm_blocks
+from lamd_jax.systems import lvdm_text
 from lamd_jax.systems import pixels
+from lamd_jax.systems import sampling
+from lamd_jax.systems.lvdm_stages import ConditionalStage
+from lamd_jax.systems.lvdm_stages import DiffusionStage
 from lamd_jax.training import stage as stage_lib
 
 Tree = stage_lib.Tree
 Denoiser = Callable[[jax.Array, jax.Array, types.Conditions], jax.Array]
+CONDITIONAL = ("prediction", "interpolation")
 
 
-@dataclasses.dataclass(frozen=True)
-class SamplerSettings:
-  """The knobs of a chain; static, so each combination compiles once."""
-
-  sampler: str
-  steps: int
-  eta: float  # DDIM's noise: 0 deterministic, 1 as DDPM
-  spacing: str  # where the chain stops: a key of grid.SPACINGS
-
-
-class DiffusionStage:
-  """Trains the denoiser on the latents of the frozen autoencoder.
-
-  The loss is equation 4 of the paper in the form its code has: |eps - eps_theta|, a
-  mean over all elements (`diffusion.loss="l2"` gives the paper's square).
-  """
-
-  name = "diffusion"
-  groups = ("denoiser",)
-  needs = ("autoencoder",)
-  variants = ("video",)
-  trains_on_latents = True
-
-  def __init__(self, system: LVDM):
-    self._system = system
-    self._config = system.config.diffusion
-    self.averaged = ("denoiser",) if system.config.optim.diffusion.ema_decay else ()
-
-  def variant_at(self, step: int) -> str:
-    return "video"
-
-  def init(self, seed: int | None) -> tuple[dict[str, Tree], Tree]:
-    system = self._system
-    z = jax.ShapeDtypeStruct((1, *system.latent_shape), jnp.float32)
-    t = jax.ShapeDtypeStruct((1,), jnp.float32)
-    variables = initializers.initialize(system.unet, seed, z, t, types.Conditions())
-    return {"denoiser": variables["params"]}, {}
-
-  def forward(
-    self,
-    params: dict[str, Tree],
-    extras: Tree,
-    frozen: stage_lib.Frozen,
-    batch: stage_lib.Batch,
-    streams: rng.Streams,
-    variant: str,
-  ) -> stage_lib.StageOutput:
-    process, index = self._system.process, batch.index
-    # 1. The clip's latents, a fresh draw from the posterior at each visit.
-    z0 = self._latents(frozen, batch, streams)
-    # 2. A noise level per clip, uniform over the schedule.
-    t = streams.integers("time", index, self._config.steps).astype(jnp.float32)
-    # 3. z_t = alpha_t z_0 + sigma_t eps.
-    noise = streams.normal("noise", index, z0.shape[1:])
-    z = process.add_noise(z0, noise, t)
-    # 4. The network's answer, and its distance from what it should say.
-    raw = self._system.denoiser(params["denoiser"])(z, t, types.Conditions())
-    target = process.target(z0, noise, t)
-    loss = weighting.loss(
-      process, raw, target, t, self._config.loss, self._config.min_snr_gamma
-    ).mean()
-    metrics = {"loss": loss, "latent_std": z0.std()}
-    return stage_lib.StageOutput({"denoiser": loss}, extras, metrics)
-
-  def _latents(
-    self, frozen: stage_lib.Frozen, batch: stage_lib.Batch, streams: rng.Streams
-  ) -> jax.Array:
-    posterior = self.encode(frozen, batch)
-    noise = streams.normal("posterior", batch.index, posterior.mean.shape[1:])
-    raw = posterior.mean + jnp.exp(0.5 * posterior.log_variance) * noise
-    extras = frozen["autoencoder"]["extras"]
-    return jax.lax.stop_gradient(
-      extras["latent_scale"] * (raw + extras["latent_shift"])
-    )
-
-  def encode(
-    self, frozen: stage_lib.Frozen, batch: stage_lib.Batch
-  ) -> types.LatentBatch:
-    """Encodes pixels; a batch from the latent cache passes through as it is."""
-    if isinstance(batch, types.LatentBatch):
-      return batch
-    mean, log_variance = self._system.encode(
-      frozen["autoencoder"]["params"]["generator"], pixels.to_float(batch.video)
-    )
-    return types.LatentBatch(mean, log_variance, batch.index, batch.label)
-
-  def preview(
-    self,
-    params: dict[str, Tree],
-    extras: Tree,
-    frozen: stage_lib.Frozen,
-    batch: stage_lib.Batch,
-    streams: rng.Streams,
-  ) -> dict[str, jax.Array]:
-    settings = SamplerSettings(
-      "dpmpp_2m", self._system.config.train.preview_steps, eta=0.0, spacing="log_snr"
-    )
-    weights = {**frozen, "diffusion": {"params": params, "extras": extras}}
-    z = self._system.sample_latents(weights, streams, batch.index, settings)
-    return {"samples": self._system.decode(weights, z)}
-
-  def finish(
-    self,
-    params: dict[str, Tree],
-    extras: Tree,
-    frozen: stage_lib.Frozen,
-    batches: Iterator[stage_lib.Batch],
-  ) -> Tree:
-    return extras
+def first_stage(model: Any, dtype: Any) -> tuple[nn.Module, tuple[int, int, int], int]:
+  """Returns the autoencoder, its factors (t,h,w) and its latent channels."""
+  if model.first_stage == "image":
+    settings = model.image_autoencoder
+    factor = 2 ** (len(settings.channel_mult) - 1)
+    network = image_autoencoder.ImageAutoencoder(**dict(settings), dtype=dtype)
+    return network, (1, factor, factor), settings.latent_channels
+  settings = model.autoencoder
+  network = video_autoencoder.VideoAutoencoder(**dict(settings), dtype=dtype)
+  return network, tuple(settings.downsample), settings.latent_channels
 
 
 class LVDM:
@@ -153,38 +58,47 @@ class LVDM:
     dtype: compute dtype of the networks; parameters stay float32.
   """
 
-  generates_with = ("autoencoder", "diffusion")  # stages that sampling needs
-
   def __init__(self, config: Any, dtype: Any = jnp.float32):
     self.config = config
-    model = config.model
-    self.autoencoder = video_autoencoder.VideoAutoencoder(
-      **dict(model.autoencoder), dtype=dtype
-    )
-    self.unet: unet_lib.UNet = lvdm_blocks.unet(
-      dict(model.denoiser),
-      out_channels=model.autoencoder.latent_channels,
-      dtype=dtype,
-      remat=config.train.remat,
-    )
+    self.autoencoder, self.downsample, channels = first_stage(config.model, dtype)
+    self.text = lvdm_text.Text(config, dtype)
     self.process = process_lib.from_config(config.diffusion)
-    factors, size = model.autoencoder.downsample, config.data.size
+    settings = dict(config.model.denoiser)
+    changes = {"diffusion": {}}
+    for name in CONDITIONAL:
+      clip = config[name]
+      # The release's embedding has one row more than there are levels.
+      classes = clip.noise_levels + 1
+      changes[name] = dict(temporal_length=clip.latents, noise_level_classes=classes)
+    self.unets: dict[str, unet_lib.UNet] = {
+      name: lvdm_blocks.unet(
+        {**settings, **changed}, channels, dtype=dtype, remat=config.train.remat
+      )
+      for name, changed in changes.items()
+    }
+    factors, size = self.downsample, config.data.size
     self.latent_shape = (
       config.data.frames // factors[0],
       size // factors[1],
       size // factors[2],
-      model.autoencoder.latent_channels,
+      channels,
     )
+
+  @property
+  def generates_with(self) -> tuple[str, ...]:
+    """Stages that sampling needs, of those that this config trains."""
+    trained = [n for n in ("diffusion", *CONDITIONAL) if n in self.config.stages]
+    return ("autoencoder", *trained)
 
   def stages(self) -> list[stage_lib.Stage]:
     """Returns the stages in training order."""
     autoencoder = autoencoder_stage.AutoencoderStage(self.autoencoder, self.config)
-    return [autoencoder, DiffusionStage(self)]
+    conditional = [ConditionalStage(self, name) for name in CONDITIONAL]
+    return [autoencoder, DiffusionStage(self), *conditional]
 
-  def denoiser(self, params: Tree) -> Denoiser:
-    return lambda z, t, conditions: self.unet.apply(
-      {"params": params}, z, t, conditions
-    )
+  def denoiser(self, stage: str, params: Tree) -> Denoiser:
+    unet = self.unets[stage]
+    return lambda z, t, conditions: unet.apply({"params": params}, z, t, conditions)
 
   def encode(self, params: Tree, video: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns mean and log-variance [B,t,h,w,c] of clips [B,T,H,W,3] in [-1,1]."""
@@ -202,33 +116,115 @@ class LVDM:
     weights: stage_lib.Frozen,
     streams: rng.Streams,
     index: jax.Array,
-    settings: SamplerSettings,
-    frames: int = 0,
+    tokens: jax.Array | None,
+    settings: sampling.SamplerSettings,
+    frames: int,
   ) -> jax.Array:
     """Runs one chain per entry of `index` [B]; returns latents [B,t,h,w,c].
 
-    Entry i depends on the streams and on index[i] alone, not on its batch.
-    `frames` is the length in pixels' frames; 0 takes the trained one.
+    Entry i depends on the streams and on index[i] alone, not on its batch. `tokens`
+    [B,N] are the captions, None without text. `frames` is the length in pixels'
+    frames; 0 takes the trained one. A run without the stage of short clips lets its
+    frame-by-frame conditional one make a clip of which nothing is known.
     """
-    time, *space = self.latent_shape
-    shape = (frames // self.config.model.autoencoder.downsample[0] or time, *space)
-    return samplers.SAMPLERS[settings.sampler](
-      self.denoiser(weights["diffusion"]["params"]["denoiser"]),
-      self.process,
-      streams.normal("start", index, shape),
-      types.Conditions(),
-      grid=grid_lib.make(self.process, settings.steps, settings.spacing),
-      noise=lambda i: rng.Streams(streams.root, i).normal("chain", index, shape),
-      eta=settings.eta,
+    time = frames // self.downsample[0] or self.latent_shape[0]
+    if "diffusion" not in weights:
+      return self._unconditional(weights, streams, index, settings)[:, :time]
+    denoise = self.denoiser("diffusion", weights["diffusion"]["params"]["denoiser"])
+    conditions = types.Conditions(context=self.text.encode(weights, tokens))
+    if self.text.network is not None:
+      empty = self.text.encode(weights, jnp.asarray(self.text.empty)[None])
+      null = lambda c: c._replace(context=jnp.broadcast_to(empty, c.context.shape))
+      denoise = guidance_lib.classifier_free(denoise, null, settings.guidance)
+    shape = (time, *self.latent_shape[1:])
+    return sampling.chain(
+      denoise, self.process, settings, streams, index, shape, conditions, None
     )
 
-  def decode(self, weights: stage_lib.Frozen, z: jax.Array) -> jax.Array:
-    """Decodes diffusion latents [B,t,h,w,c] to clips [B,T,H,W,3] uint8."""
+  def dense_stage(self) -> str:
+    """The conditional stage of consecutive frames; "" if the config has none."""
+    dense = [
+      name
+      for name in CONDITIONAL
+      if name in self.config.stages and self.config[name].sparse == 1
+    ]
+    return dense[0] if dense else ""
+
+  def _unconditional(
+    self,
+    weights: stage_lib.Frozen,
+    streams: rng.Streams,
+    index: jax.Array,
+    settings: sampling.SamplerSettings,
+  ) -> jax.Array:
+    name = self.dense_stage()
+    shape = (index.shape[0], self.config[name].latents, *self.latent_shape[1:])
+    return self.conditional_clip(
+      name, weights, streams, index, jnp.zeros((*shape[:2], 1, 1, 1)),
+      jnp.zeros(shape), settings, noise_level=0, null="unconditional",
+    )  # fmt: skip
+
+  def conditional_clip(
+    self,
+    stage: str,
+    weights: stage_lib.Frozen,
+    streams: rng.Streams,
+    index: jax.Array,
+    mask: jax.Array,
+    known: jax.Array,
+    settings: sampling.SamplerSettings,
+    *,
+    noise_level: int,
+    null: str,
+  ) -> jax.Array:
+    """Latents [B,T,h,w,c] around known frames, which come out clean.
+
+    The known frames, `known` [B,T,h,w,c] where `mask` [B,T,1,1,1] is 1, are noised to
+    `noise_level` once and held there at every step. Guidance goes away from a clip of
+    which nothing is known. If `null` is "released", the released code's form, the
+    network is told so by a zero mask and no noise-level embedding, but the frames stay
+    where they are; if "unconditional", they are absent: their places hold the clip's
+    own noisy frames, and the embedding is there, as it always was in training.
+    """
+    shape = known.shape[1:]
+    level = jnp.full(index.shape, noise_level)
+    noise = streams.normal("perturbation", index, shape)
+    noisy = self.process.add_noise(known, noise, level.astype(jnp.float32))
+    hold = constraints.known_frames(mask, noisy)
+    released = null == "released"
+    conditions = types.Conditions(mask=mask, noise_level=level)
+    if released:
+      # Nothing known, no embedding: what the released code calls unconditional.
+      told = mask.max(axis=(1, 2, 3, 4))
+      conditions = conditions._replace(keep={"noise_level": told})
+
+    def nothing(c: types.Conditions) -> types.Conditions:
+      off = jnp.zeros_like(level, jnp.float32)
+      keep = {"mask": off, "noise_level": off} if released else {"mask": off}
+      return c._replace(keep=keep)
+
+    denoise = self.denoiser(stage, weights[stage]["params"]["denoiser"])
+    guidance = settings.guidance
+    if guidance == 1 or released:
+      denoise = guidance_lib.classifier_free(denoise, nothing, guidance)
+    else:
+      denoise = guidance_lib.free_of_known(denoise, nothing, guidance, mask, hold)
+      hold = None
+    z = sampling.chain(
+      denoise, self.process, settings, streams, index, shape, conditions, hold
+    )
+    return jnp.where(mask != 0, known, z)
+
+  def decode_float(self, weights: stage_lib.Frozen, z: jax.Array) -> jax.Array:
+    """Decodes diffusion latents [B,t,h,w,c] to clips [B,T,H,W,3] float, about [-1,1]."""
     params = weights["autoencoder"]["params"]["generator"]
     extras = weights["autoencoder"]["extras"]
     raw = z / extras["latent_scale"] - extras["latent_shift"]
-    decoded = self.autoencoder.apply({"params": params}, raw, method="decode")
-    return pixels.to_uint8(decoded)
+    return self.autoencoder.apply({"params": params}, raw, method="decode")
+
+  def decode(self, weights: stage_lib.Frozen, z: jax.Array) -> jax.Array:
+    """Decodes diffusion latents [B,t,h,w,c] to clips [B,T,H,W,3] uint8."""
+    return pixels.to_uint8(self.decode_float(weights, z))
 
   def random_latents(self, streams: rng.Streams, index: jax.Array) -> jax.Array:
     """Standard normal latents: the baseline a trained denoiser must beat."""

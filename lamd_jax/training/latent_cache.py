@@ -54,6 +54,7 @@ class LatentDataset(NamedTuple):
   mean: np.ndarray  # [N,t,h,w,c] float32
   log_variance: np.ndarray  # [N,t,h,w,c] float32
   label: np.ndarray | None  # [N] int32
+  tokens: np.ndarray | None  # [N,L] int32, captions
 
   def __len__(self) -> int:
     return len(self.mean)
@@ -66,7 +67,9 @@ def load(directory: str | os.PathLike[str]) -> LatentDataset | None:
     return None
   fields = json.loads((folder / _COMPLETE).read_text())["fields"]
   arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in fields}
-  return LatentDataset(arrays["mean"], arrays["log_variance"], arrays.get("label"))
+  return LatentDataset(
+    arrays["mean"], arrays["log_variance"], arrays.get("label"), arrays.get("tokens")
+  )
 
 
 def build(
@@ -233,12 +236,13 @@ class LatentLoader:
     places = np.arange(self._next, self._next + self._batch)[self._rows]
     self._next += self._batch
     rows = np.array([self._row(int(place)) for place in places])
-    label = self._dataset.label
+    label, tokens = self._dataset.label, self._dataset.tokens
     return types.LatentBatch(
       mean=self._dataset.mean[rows],
       log_variance=self._dataset.log_variance[rows],
       index=places.astype(np.int32),
       label=None if label is None else np.asarray(label[rows]),
+      tokens=None if tokens is None else np.asarray(tokens[rows]),
     )
 
   def get_state(self) -> dict[str, Any]:

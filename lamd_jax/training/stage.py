@@ -57,6 +57,7 @@ class Stage(Protocol):
   averaged: tuple[str, ...]  # those of `groups` that keep a moving average
   needs: tuple[str, ...]  # earlier stages and imported networks: keys of `frozen`
   variants: tuple[str, ...]  # static forms of the step; one compiled step each
+  frames: int  # of a training clip
   trains_on_latents: bool  # it has `encode`, and takes LatentBatches as well
 
   def variant_at(self, step: int) -> str:

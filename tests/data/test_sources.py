@@ -228,7 +228,7 @@ def test_links_that_lead_back_do_not_trap_the_walk(tmp_path, make):
 
 
 def test_registry_covers_the_config():
-  from lamd_jax import validation
+  from lamd_jax import limits
 
-  assert set(registry.OPEN) == set(validation.CHOICES["data.source"])
+  assert set(registry.OPEN) == set(limits.CHOICES["data.source"])
   assert clips.DRAWN == -1

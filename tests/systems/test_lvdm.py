@@ -2,12 +2,14 @@
 """LVDM's stages inside the real trainer: exact resume, other meshes, accumulation."""
 
 import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lamd_jax import command_line
 from lamd_jax import rng
 from lamd_jax import types
 from lamd_jax.data import pipeline
@@ -19,6 +21,8 @@ from lamd_jax.training import sharding
 from lamd_jax.training import writers
 
 import tiny
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
 
 def _train(config, name, workdir, frozen, devices=1, preset="dp", resume="auto"):
@@ -121,19 +125,22 @@ def test_diffusion_resumes_and_accumulates(tmp_path, autoencoder):
     assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
 
 
-def test_full_size_shapes():
+# Source: the released configurations, counted with the reference implementation.
+@pytest.mark.parametrize(
+  "name, stage, group, count",
+  [
+    ("lvdm_sky", "autoencoder", "generator", 19_446_759),
+    ("lvdm_sky", "diffusion", "denoiser", 548_904_580),
+    ("lvdm_sky_long", "prediction", "denoiser", 549_163_908),
+    ("lvdm_sky_long", "interpolation", "denoiser", 549_181_060),
+    ("lvdm_webvid", "autoencoder", "generator", 83_653_863),
+    ("lvdm_webvid", "diffusion", "denoiser", 958_924_964),
+  ],
+)
+def test_full_sizes(name, stage, group, count):
   """Published parameter counts, by shape alone (lvdm.md: sections 2 and 3.3)."""
-  from lamd_jax import config as config_lib
-
-  config = config_lib.defaults()
+  config = command_line.load_config(f"{CONFIGS / name}.py").unlock()
   config.model.perceptual.weights = "none"
-  stages = lvdm.LVDM(config.lock()).stages()
-  count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
-  counts = {
-    group: count(tree)
-    for stage in stages
-    for group, tree in stage.init(None)[0].items()
-  }
-  # Source: the released configuration, counted with the reference implementation.
-  assert counts["generator"] == 19_446_759
-  assert counts["denoiser"] == 548_904_580
+  stages = {s.name: s for s in lvdm.LVDM(config.lock()).stages()}
+  shapes = jax.tree.leaves(stages[stage].init(None)[0][group])
+  assert sum(x.size for x in shapes) == count

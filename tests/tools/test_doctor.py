@@ -11,7 +11,7 @@ from lamd_jax import media
 from lamd_jax.data import layouts
 from lamd_jax.data.sources import array_record
 from lamd_jax.tools import doctor
-from lamd_jax import validation
+from lamd_jax import limits
 
 # Layout -> files of a tiny tree, the source that reads it ("" for none yet).
 TREES = {
@@ -41,7 +41,7 @@ TREES = {
   "DAVIS": (["JPEGImages/480p/a/00000.jpg", "Annotations/480p/a/00000.png"], ""),
   "NATOPS": (["gesture01/g01s01.avi", "segmentation.txt"], ""),
   "MUG": (["008/anger/take000/1.jpg", "008/fear/take000/1.jpg"], ""),
-  "csv of captions": (["results.csv", "videos/000/1.gif"], ""),
+  "captioned videos": (["results.csv", "videos/000/1.mp4"], "csv"),
 }  # fmt: skip
 
 
@@ -141,5 +141,5 @@ def test_tfds_folder_names_its_flag(tmp_path, capsys):
 
 
 def test_every_source_has_a_tree():
-  for source in validation.CHOICES["data.source"]:
+  for source in limits.CHOICES["data.source"]:
     assert layouts.expected_tree(source)

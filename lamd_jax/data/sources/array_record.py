@@ -121,6 +121,7 @@ class RecordVideos:
         f"{folder}/{split}.jsonl has {len(lines)} lines, {METADATA} says {row['count']}"
       )
     self._names = [line["id"] for line in lines]
+    self._captions = [line["caption"] for line in lines]
     self._digest = hashlib.sha256(f"{row}{text}".encode()).hexdigest()
     self.n_frames = np.array([line["frames"] for line in lines], np.int32)
     labels = np.array([line["label"] for line in lines], np.int32)
@@ -133,6 +134,9 @@ class RecordVideos:
 
   def error(self, video: int) -> str:
     return f"{self._names[video]} has no frame"
+
+  def caption(self, video: int) -> str:
+    return self._captions[video]
 
   def digest(self) -> str:
     return self._digest

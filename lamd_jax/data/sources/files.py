@@ -132,8 +132,11 @@ class FileVideos:
   def error(self, video: int) -> str:
     return self._entries[video].error
 
+  def caption(self, video: int) -> str:
+    return self._entries[video].caption
+
   def digest(self) -> str:
-    lines = [f"{e.id} {e.sha256} {e.n_frames} {e.label}" for e in self._entries]
+    lines = [f"{e.id} {e.sha256} {e.n_frames} {e.label} {e.caption}" for e in self._entries]
     text = "\n".join(lines).encode("utf-8", "surrogateescape")
     return hashlib.sha256(text).hexdigest()
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from lamd_jax.data.sources import array_record
+from lamd_jax.data.sources import csv_table
 from lamd_jax.data.sources import folder
 from lamd_jax.data.sources import frames
 from lamd_jax.data.sources import procedural
@@ -18,6 +19,7 @@ OPEN = {
   "frames": frames.open_split,
   "ucf101": ucf101.open_split,
   "taichi": taichi.open_split,
+  "csv": csv_table.open_split,
   "tfds": tfds_source.open_split,
   "array_record": array_record.open_split,
 }
@@ -28,4 +30,5 @@ SCAN = {
   "frames": frames.scan,
   "ucf101": ucf101.scan,
   "taichi": taichi.scan,
+  "csv": csv_table.scan,
 }

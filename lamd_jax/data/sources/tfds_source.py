@@ -46,6 +46,10 @@ class TfdsVideos:
   def error(self, video: int) -> str:
     return f"{self.name(video)} has no frame"
 
+  def caption(self, video: int) -> str:
+    caption = self._source[video].get("caption", b"")
+    return caption.decode("utf-8", "replace") if isinstance(caption, bytes) else caption
+
   def digest(self) -> str:
     info = self._source.dataset_info
     text = f"{info.full_name} {self.where} {self._feature} {len(self._source)}"

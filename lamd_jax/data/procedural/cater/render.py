@@ -16,8 +16,8 @@ from lamd_jax.data.procedural.cater import shapes
 from lamd_jax.data.procedural.cater.scene import COLOURS, Scene
 
 # Light of the sky, mean 0.35: bluish, which tells shadows from gray objects.
-_AMBIENT = np.array((0.30, 0.35, 0.40), np.float32)
-_DIFFUSE = 0.75
+AMBIENT = np.array((0.30, 0.35, 0.40), np.float32)
+DIFFUSE = 0.75
 _GROUND = (0.80, 0.79, 0.77)
 # Specular strength and times the cosine is squared, for rubber and metal.
 _SPECULAR = ((0.10, 3), (0.55, 5))
@@ -25,10 +25,10 @@ _DARK = 0.30  # what the snitch's meridians leave of its colour
 _ALBEDO = np.array(list(COLOURS.values())) / 255
 
 Window = tuple[slice, slice]
-_ALL: Window = (slice(None), slice(None))
+ALL: Window = (slice(None), slice(None))
 
 
-class _Layer(NamedTuple):
+class Layer(NamedTuple):
   """A picture by samples: S rows, S columns, five samples a pixel."""
 
   depth: np.ndarray  # [S,S,5] float64
@@ -37,8 +37,8 @@ class _Layer(NamedTuple):
   dark: np.ndarray  # [S,S,5,3] float32 colour in shadow
   lit: np.ndarray  # [S,S,5,3] float32 colour in the light
 
-  def copy(self) -> _Layer:
-    return _Layer(*(a.copy() for a in self))
+  def copy(self) -> Layer:
+    return Layer(*(a.copy() for a in self))
 
 
 class _Pose(NamedTuple):
@@ -67,7 +67,7 @@ def _dot(a, b):
   return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
-def _draw(layer: _Layer, scene: Scene, k: int, pose: _Pose, size: int) -> None:
+def _draw(layer: Layer, scene: Scene, k: int, pose: _Pose, size: int) -> None:
   """Draws object k where it is nearer than what is there, lit as if alone."""
   thing = scene.things[k]
   at = camera.window(pose.centre, thing.radius * shapes.REACH[thing.shape], size)
@@ -97,8 +97,8 @@ def _draw(layer: _Layer, scene: Scene, k: int, pose: _Pose, size: int) -> None:
   layer.depth[at][hit] = enter
   layer.owner[at][hit] = k + 1
   layer.shadow[at][hit] = False
-  layer.dark[at][hit] = _AMBIENT * albedo
-  bright = _AMBIENT + (_DIFFUSE * facing)[:, None]
+  layer.dark[at][hit] = AMBIENT * albedo
+  bright = AMBIENT + (DIFFUSE * facing)[:, None]
   layer.lit[at][hit] = albedo * bright + shine[:, None]
 
 
@@ -117,7 +117,7 @@ def _shadow_window(scene: Scene, k: int, pose: _Pose, size: int) -> Window:
 
 
 def _cast(
-  layer: _Layer, scene: Scene, k: int, pose: _Pose, size: int, onto: np.ndarray | None
+  layer: Layer, scene: Scene, k: int, pose: _Pose, size: int, onto: np.ndarray | None
 ) -> None:
   """Puts samples into the shadow of object k: all, or those `onto` [S,S,5] marks."""
   thing = scene.things[k]
@@ -144,7 +144,8 @@ def _cast(
   layer.shadow[at] |= shaded.reshape(open_.shape)
 
 
-def _ground(scene: Scene, size: int) -> _Layer:
+def ground(scene: Scene, size: int) -> Layer:
+  """Returns the empty floor in the scene's light."""
   rays = camera.rays(size)
   shape = (size, size, 5)
   albedo = np.broadcast_to(np.array(_GROUND, np.float32), (*shape, 3))
@@ -154,23 +155,46 @@ def _ground(scene: Scene, size: int) -> _Layer:
     v = np.floor((cos * rays.y - sin * rays.x) * squares + along)
     colours = scene.checker[5:].reshape(2, 3).astype(np.float32)
     albedo = colours[(u + v).astype(np.int64) & 1]
-  bright = _AMBIENT + _DIFFUSE * float(scene.light[2])
-  return _Layer(
+  bright = AMBIENT + DIFFUSE * float(scene.light[2])
+  return Layer(
     rays.ground.copy(),
     np.zeros(shape, np.uint8),
     np.zeros(shape, bool),
-    albedo * _AMBIENT,
+    albedo * AMBIENT,
     albedo * bright.astype(np.float32),
   )
 
 
-def _develop(layer: _Layer, at: Window) -> np.ndarray:
+def develop(layer: Layer, at: Window) -> np.ndarray:
   """Returns the colours of a rectangle of pixels, uint8."""
   colour = np.where(layer.shadow[at][..., None], layer.dark[at], layer.lit[at])
   # A sum in fixed order, so that the bytes do not depend on how NumPy adds.
   mean = (colour[..., 0, :] + colour[..., 1, :] + colour[..., 2, :]
           + colour[..., 3, :] + colour[..., 4, :]) * np.float32(51)  # fmt: skip
   return (np.minimum(mean, 255) + np.float32(0.5)).astype(np.uint8)
+
+
+def place(
+  layer: Layer, scene: Scene, position: np.ndarray, tilt: np.ndarray, which: np.ndarray
+) -> list[Window]:
+  """Draws the objects `which` into a layer without others, and their shadows.
+
+  Args:
+    layer: the floor.
+    scene: objects and light.
+    position: [K,3] centres.
+    tilt: [K] radians.
+    which: [N] objects to draw.
+
+  Returns the rectangles outside of which nothing has changed.
+  """
+  size = len(layer.depth)
+  poses = {k: _pose(scene, k, position[k], tilt[k]) for k in which}
+  for k in which:
+    _draw(layer, scene, k, poses[k], size)
+  for k in which:
+    _cast(layer, scene, k, poses[k], size, None)
+  return [_shadow_window(scene, k, poses[k], size) for k in which]
 
 
 def clip(
@@ -192,12 +216,9 @@ def clip(
   moves = (position != position[:1]).any((0, 2)) | (tilt != tilt[:1]).any(0)
   resting, moving = np.flatnonzero(~moves), np.flatnonzero(moves)
   poses = {k: _pose(scene, k, position[0, k], tilt[0, k]) for k in range(count)}
-  still = _ground(scene, size)
-  for k in resting:
-    _draw(still, scene, k, poses[k], size)
-  for k in resting:
-    _cast(still, scene, k, poses[k], size, None)
-  empty = _develop(still, _ALL)
+  still = ground(scene, size)
+  place(still, scene, position[0], tilt[0], resting)
+  empty = develop(still, ALL)
   video = np.empty((frames, size, size, 3), np.uint8)
   depth = np.empty((frames, size, size), np.float32)
   owner = np.empty((frames, size, size), np.uint8)
@@ -218,7 +239,7 @@ def clip(
       _cast(layer, scene, k, poses[k], size, None)
     for k in moving:
       at = _shadow_window(scene, k, poses[k], size)
-      video[t][at] = _develop(layer, at)
+      video[t][at] = develop(layer, at)
     depth[t] = layer.depth[..., camera.MIDDLE]
     owner[t] = layer.owner[..., camera.MIDDLE]
   return video, depth, owner

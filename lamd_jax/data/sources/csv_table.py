@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Captioned videos listed in csv files, WebVid's or plain ones.
+
+WebVid: columns `videoid,page_dir,name` (others are ignored), files
+`videos/PAGE_DIR/VIDEOID.mp4`, the caption in `name`. Plain: `path,text` and, if wanted,
+`label` and `split`. All `*.csv` of the root with such columns are read; a file name
+that holds train, val or test says the split of rows without one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import csv
+import pathlib
+import re
+
+from ml_collections import ConfigDict
+
+from lamd_jax.data.records import Item, Listing
+from lamd_jax.data.sources import files
+from lamd_jax.errors import DataError
+
+_WEBVID = {"videoid", "page_dir", "name"}
+_PLAIN = {"path", "text"}
+_SPLIT = re.compile(r"(?:^|[^a-z])(train|val|test)")
+
+
+def tables(root: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the csv files of a folder that list captioned videos, sorted."""
+  found = []
+  for path in sorted(root.glob("*.csv")):
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+      columns = {name.strip() for name in next(csv.reader(file), [])}
+    if _WEBVID <= columns or _PLAIN <= columns:
+      found.append(path)
+  return found
+
+
+def _rows(path: pathlib.Path) -> Iterator[dict[str, str]]:
+  with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+    reader = csv.DictReader(file, skipinitialspace=True)
+    reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+    try:
+      for row in reader:
+        yield {key: (value or "").strip() for key, value in row.items() if key}
+    except csv.Error as error:
+      raise DataError(f"{path}, line {reader.line_num}: {error}") from error
+
+
+def _item(row: dict[str, str], split: str, where: str) -> Item:
+  if "path" in row:
+    path, caption = row["path"], row["text"]
+  else:
+    path, caption = f"videos/{row['page_dir']}/{row['videoid']}.mp4", row["name"]
+  parts = pathlib.PurePosixPath(path).parts
+  # A table is not trusted to read files from elsewhere.
+  if not parts or path.startswith("/") or ".." in parts:
+    raise DataError(f"{where}: path {path!r} does not lie below the folder of the csv")
+  label = int(row["label"]) if row.get("label", "").lstrip("-").isdigit() else -1
+  return Item(path, path, "video", row.get("split", "") or split, label, caption)
+
+
+def scan(root: pathlib.Path) -> Listing:
+  """Lists the videos that are there; missing ones are normal and are counted."""
+  items: dict[str, Item] = {}
+  missing = repeated = 0
+  for path in tables(root):
+    named = _SPLIT.search(path.stem.lower())
+    for number, row in enumerate(_rows(path), 2):
+      item = _item(row, named.group(1) if named else "", f"{path}, row {number}")
+      if not (root / item.path).is_file():
+        missing += 1
+      elif item.path in items:
+        repeated += 1
+      else:
+        items[item.path] = item
+  notes = [f"{missing} videos of the csv are not there"] if missing else []
+  if repeated:
+    notes.append(f"{repeated} videos are listed twice; the first caption counts")
+  return files.drop_lone_splits(Listing(list(items.values()), notes))
+
+
+def open_split(config: ConfigDict, split: str) -> files.FileVideos:
+  return files.open_files(config, split, scan)

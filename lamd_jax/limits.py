@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each leaf of a config may hold: two tables, and the check that reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+import math
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from lamd_jax.errors import ConfigError
+
+# Leaves that hold one of a few words. "" is allowed only where it is listed.
+CHOICES: dict[str, tuple[str, ...]] = {
+  "system": ("lvdm",),
+  "variant": ("paper", "demo", "gpu"),
+  "data.source": (
+    "procedural", "folder", "frames", "ucf101", "taichi", "csv", "tfds",
+    "array_record",
+  ),
+  "data.world": ("sky", "cater"),
+  "data.world_mode": (
+    "drift", "two_layer", "dusk", "v1", "v2", "textured", "unique_colors",
+  ),
+  "data.tokenizer": ("none", "words", "clip"),
+  "data.resize": ("crop_antialias", "crop", "squash", "letterbox"),
+  "data.sampling": ("random", "tile", "first", "linspace"),
+  "model.first_stage": ("video", "image"),
+  "model.text.encoder": ("none", "small", "clip"),
+  "model.discriminator.kind": ("frame", "video"),
+  "model.discriminator.norm": ("batch", "group"),
+  "loss.reconstruction": ("l1", "mse"),
+  "diffusion.schedule": ("linear", "scaled_linear", "cosine"),
+  "diffusion.prediction": ("eps", "x0", "v", "flow"),
+  "diffusion.loss": ("l1", "l2"),
+  "optim.*.optimizer": ("adamw", "muon"),
+  "optim.*.schedule": ("constant", "cosine"),
+  "train.mesh": ("one", "dp", "fsdp"),
+  "train.compute": ("auto", "float32", "bfloat16"),
+  "train.remat": ("none", "full", "names"),
+  "train.checkpoint_verify": ("full", "size", "off"),
+  "sampler": ("ddpm", "ddim", "dpmpp_2m", "unipc", "heun", "euler"),
+  "spacing": ("trailing", "uniform", "log_snr", "ddim_release"),
+  "weights": ("ema", "raw"),
+  "long": ("none", "autoregressive", "hierarchical", "sliding"),
+  "null": ("released", "unconditional"),
+}  # fmt: skip
+
+# Leaves that hold a number, or a tuple of numbers: smallest and largest value.
+LIMITS: dict[str, tuple[float, float]] = {
+  "seed": (0, 2**31 - 1),
+  "data.num_videos": (1, 10**8),
+  "data.frames": (1, 4096),
+  "data.size": (8, 4096),
+  "data.stride": (1, 10_000),
+  "data.max_bad_fraction": (0, 1),
+  "data.fps": (0.1, 1000),
+  "data.tokens": (2, 4096),
+  "data.vocabulary_size": (4, 10**7),
+  "data.num_threads": (0, 1024),
+  "data.num_workers": (0, 1024),
+  "data.prefetch": (1, 1024),
+  "model.autoencoder.channels": (1, 8192),
+  "model.autoencoder.downsample": (1, 64),
+  "model.autoencoder.latent_channels": (1, 1024),
+  "model.autoencoder.groups": (1, 1024),
+  "model.image_autoencoder.channels": (1, 8192),
+  "model.image_autoencoder.channel_mult": (1, 64),
+  "model.image_autoencoder.res_blocks": (1, 32),
+  "model.image_autoencoder.latent_channels": (1, 1024),
+  "model.image_autoencoder.groups": (1, 1024),
+  "model.latent_scale": (1e-6, 1e6),
+  "model.latent_shift": (-1e6, 1e6),
+  "model.text.width": (1, 65_536),
+  "model.text.layers": (1, 256),
+  "model.text.heads": (1, 256),
+  "model.text.dropout": (0, 1),
+  "model.denoiser.channels": (4, 16_384),
+  "model.denoiser.channel_mult": (1, 64),
+  "model.denoiser.res_blocks": (1, 32),
+  "model.denoiser.attention_downsample": (1, 64),
+  "model.denoiser.heads": (1, 256),
+  "model.denoiser.temporal_kernel": (1, 9),
+  "model.denoiser.temporal_length": (1, 4096),
+  "model.denoiser.context_dim": (0, 65_536),
+  "model.denoiser.noise_level_classes": (0, 100_000),
+  "model.discriminator.channels": (1, 8192),
+  "model.discriminator.layers": (1, 8),
+  "loss.perceptual_weight": (0, 1e6),
+  "loss.kl_weight": (0, 1e6),
+  "loss.gan_weight": (0, 1e6),
+  "loss.gan_start": (0, 2**31 - 1),
+  "diffusion.beta_start": (1e-8, 0.999),
+  "diffusion.beta_end": (1e-8, 0.999),
+  "diffusion.steps": (2, 100_000),
+  "diffusion.min_snr_gamma": (0, 1e6),
+  "*.latents": (2, 4096),
+  "*.sparse": (1, 4096),
+  "*.known": (1, 4095),
+  "*.p_prediction": (0, 1),
+  "*.p_interpolation": (0, 1),
+  "*.noise_levels": (1, 100_000),
+  "optim.*.steps": (1, 10**9),
+  "optim.*.batch": (1, 10**6),
+  "optim.*.accumulate": (1, 10**6),
+  "optim.*.learning_rate": (0, 10),
+  "optim.*.warmup": (0, 10**9),
+  "optim.*.final_fraction": (0, 1),
+  "optim.*.b1": (0, 0.9999999),
+  "optim.*.b2": (0, 0.9999999),
+  "optim.*.epsilon": (1e-30, 1),
+  "optim.*.weight_decay": (0, 10),
+  "optim.*.clip_norm": (0, 1e9),
+  "optim.*.ema_decay": (0, 0.9999999),
+  "train.latent_windows": (1, 10_000),
+  "train.latent_samples": (1, 10**7),
+  "train.checkpoint_every": (1, 10**9),
+  "train.checkpoint_keep": (1, 10**6),
+  "train.checkpoint_keep_every": (0, 10**9),
+  "train.log_every": (1, 10**9),
+  "train.preview_every": (0, 10**9),
+  "train.preview_clips": (1, 1024),
+  "train.preview_steps": (1, 10_000),
+  "train.max_nonfinite": (1, 10**6),
+  # --sample.* and --eval.*
+  "n": (1, 10**7),
+  "batch": (1, 10**5),
+  "frames": (0, 10**6),
+  "steps": (1, 100_000),
+  "eta": (0, 1),
+  "guidance": (0, 1000),
+  "noise_level": (0, 100_000),
+  "overlap": (0, 4096),
+  "decode_chunk": (1, 10**5),
+  "fps": (0, 1000),
+  "clips": (8, 10**7),
+  "bootstrap": (10, 10**6),
+}
+
+# Leaves that hold any text, and leaves that are checked by a function below.
+FREE_TEXT = (
+  "name", "data.root", "data.name", "data.split", "data.eval_split",
+  "data.vocabulary", "model.perceptual.weights", "model.text.weights",
+  "model.autoencoder_weights", "out", "text",
+)  # fmt: skip
+CHECKED_BELOW = ("stages", "formats")
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+  """Yields (dotted key, value) of every leaf."""
+  for key, value in tree.items():
+    if isinstance(value, Mapping | ConfigDict):
+      yield from leaves(value, f"{prefix}{key}.")
+    else:
+      yield f"{prefix}{key}", value
+
+
+def pattern(key: str) -> str:
+  """optim.<stage>.steps is checked as optim.*.steps, prediction.known as *.known."""
+  parts = key.split(".")
+  if parts[0] in ("prediction", "interpolation"):
+    return ".".join(["*", *parts[1:]])
+  return ".".join(["optim", "*", *parts[2:]]) if parts[0] == "optim" else key
+
+
+def check_leaf(flag: str, key: str, value: Any) -> None:
+  name = pattern(key)
+  if name in CHOICES:
+    if value not in CHOICES[name]:
+      known = ", ".join(CHOICES[name])
+      raise ConfigError(f"--{flag}.{key}={value}: not known; choose one of {known}")
+  elif name in LIMITS:
+    low, high = LIMITS[name]
+    for number in value if isinstance(value, tuple) else (value,):
+      finite = isinstance(number, int | float) and math.isfinite(number)
+      if not finite or not low <= number <= high:
+        raise ConfigError(
+          f"--{flag}.{key}={value}: must lie between {low:g} and {high:g}"
+        )

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of `--sample.*` and `--eval.*` against the run they are asked of."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from lamd_jax import limits
+from lamd_jax.errors import ConfigError
+
+FORMATS = ("mp4", "gif", "png", "npz")
+
+
+def time_factor(config: ConfigDict) -> int:
+  """Returns how many frames a latent stands for."""
+  image = config.model.first_stage == "image"
+  return 1 if image else config.model.autoencoder.downsample[0]
+
+
+def dense_stage(config: ConfigDict) -> str:
+  """Returns the conditional stage of consecutive frames, "" if none is trained."""
+  for name in ("prediction", "interpolation"):
+    if name in config.stages and config[name].sparse == 1:
+      return name
+  return ""
+
+
+def stages_of(sample: ConfigDict, config: ConfigDict) -> tuple[str, ...]:
+  """Returns the stages whose weights `--sample.*` asks for.
+
+  Raises:
+    ConfigError: the run's config trains no such stage.
+  """
+  dense = dense_stage(config)
+  needed = {
+    "none": ("diffusion",) if "diffusion" in config.stages else (dense,),
+    "sliding": ("diffusion",),
+    "autoregressive": (dense,),
+    "hierarchical": ("prediction", "interpolation"),
+  }[sample.long]
+  missing = [name for name in needed if name not in config.stages]
+  if missing:
+    what = missing[0] or "conditional stage of consecutive frames"
+    raise ConfigError(
+      f"--sample.long={sample.long}: this run trains no {what}, its stages are"
+      f" {', '.join(config.stages)}; see configs/lvdm_sky_long.py"
+    )
+  return ("autoencoder", *needed)
+
+
+def check_sample(sample: ConfigDict, config: ConfigDict) -> None:
+  """Raises ConfigError if `--sample.*` does not fit the run's config."""
+  for key, value in limits.leaves(sample):
+    limits.check_leaf("sample", key, value)
+  if set(sample.formats) - set(FORMATS) or not sample.formats:
+    raise ConfigError(
+      f"--sample.formats={sample.formats}: choose from {', '.join(FORMATS)}"
+    )
+  _check_steps("sample", sample, config)
+  if config.model.text.encoder == "none" and sample.text:
+    raise ConfigError(
+      f"--sample.text={sample.text}: this run's model takes no text"
+      " (model.text.encoder=none)"
+    )
+  if sample.long == "none":
+    _check_short(sample, config)
+  else:
+    _check_long(sample, config)
+
+
+def _check_short(sample: ConfigDict, config: ConfigDict) -> None:
+  if sample.guidance != 1 and config.model.text.encoder == "none":
+    raise ConfigError(
+      f"--sample.guidance={sample.guidance}: this run's model has no condition to be"
+      " guided by; leave it at 1"
+    )
+  factor = time_factor(config)
+  if sample.frames % factor:
+    raise ConfigError(
+      f"--sample.frames={sample.frames}: not divisible by the autoencoder's time"
+      f" factor {factor}; only --sample.long makes any number of frames"
+    )
+
+
+def _check_long(sample: ConfigDict, config: ConfigDict) -> None:
+  how = sample.long
+  stages = [s for s in stages_of(sample, config) if s in ("prediction", "interpolation")]
+  if how == "sliding" and sample.guidance != 1:
+    raise ConfigError(
+      f"--sample.guidance={sample.guidance}: --sample.long=sliding has no condition to"
+      " be guided by; leave it at 1"
+    )
+  if how == "sliding" and config.model.text.encoder != "none":
+    raise ConfigError("--sample.long=sliding: takes models without text only")
+  for name in stages:
+    if sample.noise_level >= config[name].noise_levels:
+      raise ConfigError(
+        f"--sample.noise_level={sample.noise_level}: the stage {name} was trained with"
+        f" levels below {config[name].noise_levels}"
+      )
+  first = stages[0] if stages else ""
+  if first and not config[first].p_prediction:
+    raise ConfigError(
+      f"--sample.long={how}: {first}.p_prediction=0, so this run's {first} was never"
+      " trained to go on from known frames"
+    )
+  if how == "hierarchical":
+    gap, between = config.prediction.sparse, config.interpolation.latents - 1
+    if gap != between or not config.interpolation.p_interpolation:
+      raise ConfigError(
+        f"--sample.long=hierarchical: prediction.sparse={gap} must be"
+        f" interpolation.latents - 1 = {between}, and interpolation.p_interpolation"
+        " above 0"
+      )
+  shortest = min((config[s].latents - config[s].known for s in stages), default=1)
+  if sample.overlap > shortest:
+    raise ConfigError(
+      f"--sample.overlap={sample.overlap}: a unit of this run has as few as {shortest}"
+      " latents; at most that"
+    )
+
+
+def check_eval(evaluation: ConfigDict, config: ConfigDict) -> None:
+  """Raises ConfigError if `--eval.*` does not fit the run's config."""
+  for key, value in limits.leaves(evaluation):
+    limits.check_leaf("eval", key, value)
+  _check_steps("eval", evaluation, config)
+
+
+def _check_steps(flag: str, group: ConfigDict, config: ConfigDict) -> None:
+  if group.steps > config.diffusion.steps:
+    raise ConfigError(
+      f"--{flag}.steps={group.steps}: more than the diffusion.steps="
+      f"{config.diffusion.steps} of the run"
+    )

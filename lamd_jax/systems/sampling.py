@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How systems run a chain: the settings, and one call with the streams' noise."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+
+from lamd_jax import rng
+from lamd_jax import types
+from lamd_jax.diffusion import constraints
+from lamd_jax.diffusion import process as process_lib
+from lamd_jax.diffusion import samplers
+from lamd_jax.diffusion.samplers import chain as chain_lib
+from lamd_jax.diffusion.samplers import grid as grid_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplerSettings:
+  """The knobs of a chain; static, so each combination compiles once."""
+
+  sampler: str
+  steps: int
+  eta: float  # DDIM's noise: 0 deterministic, 1 as DDPM
+  spacing: str  # where the chain stops: a key of grid.SPACINGS
+  guidance: float  # classifier-free guidance; 1: off
+
+
+def chain(
+  denoise: chain_lib.Denoiser,
+  process: process_lib.Process,
+  settings: SamplerSettings,
+  streams: rng.Streams,
+  index: jax.Array,
+  shape: tuple[int, ...],
+  conditions: types.Conditions,
+  constraint: constraints.Constraint | None,
+) -> jax.Array:
+  """Runs one chain per entry of `index` [B]; returns z0 [B, *shape].
+
+  Entry i depends on the streams and on index[i] alone, not on its batch. `denoise` is
+  guided already; `settings.guidance` is for who calls.
+  """
+  return samplers.SAMPLERS[settings.sampler](
+    denoise,
+    process,
+    streams.normal("start", index, shape),
+    conditions,
+    grid=grid_lib.make(process, settings.steps, settings.spacing),
+    noise=lambda i: rng.Streams(streams.root, i).normal("chain", index, shape),
+    eta=settings.eta,
+    constraint=constraint,
+  )
