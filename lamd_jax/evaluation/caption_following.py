@@ -92,7 +92,8 @@ def _one(pair: tuple[Track, Track], text: str) -> tuple[float, float, float, flo
       centre = [captions.cell_centre(c) for c in sentence.cell]
       cells.append(float(seen.cell == sentence.cell))
       errors.append(float(np.hypot(x - centre[0], y - centre[1])))
-      outside = [_outside(v, c - 0.5, c + 0.5) for v, c in zip((x, y), centre, strict=True)]
+      pairs = ((x, centre[0]), (y, centre[1]))
+      outside = [_outside(v, c - 0.5, c + 0.5) for v, c in pairs]
       place = max(0.0, 1 - float(np.hypot(*outside)))
     elif sentence.quadrant is not None:
       signs = np.array([(1, 1), (-1, 1), (-1, -1), (1, -1)])[sentence.quadrant]

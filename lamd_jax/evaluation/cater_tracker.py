@@ -54,7 +54,7 @@ class _Fit:
   """Compares a frame with renderings of the two objects at rest."""
 
   def __init__(self, frame: np.ndarray, present: np.ndarray, at: render.Window):
-    """Takes frame [S,S,3] in [0,1] the objects present [N] and where to look."""
+    """Takes frame [S,S,3] in [0,1], the objects present [N] and where to look."""
     self.size = len(frame)
     self.present = present
     plain = render.develop(_floor(self.size), (slice(0, 1), slice(0, 1)))[0, 0] / 255
@@ -73,7 +73,7 @@ class _Fit:
   def residual(
     self, place: np.ndarray, colour: int, material: int, yaw: float, tilt: float
   ) -> np.ndarray:
-    """Returns rendering minus frame, flat, for places [2,2]. A yaw of nan: no pattern."""
+    """Returns rendering minus frame, flat, for places [2,2]; yaw nan: no pattern."""
     plain = np.isnan(yaw)
     snitch = shapes.SPHERE if plain else shapes.SNITCH
     things = (
@@ -103,6 +103,8 @@ class _Fit:
   def refine(self, place: np.ndarray, rounds: int, *look) -> np.ndarray:
     """Damped Gauss-Newton over the places of the present objects."""
     free = [(k, i) for k in self.present for i in range(2)]
+    if not free:
+      return place
     place, damping = place.copy(), 0.05
     base = self.residual(place, *look)
     for _ in range(rounds):
@@ -115,7 +117,8 @@ class _Fit:
       # Not by BLAS: its threads cost more than so small a product.
       normal = np.einsum("ni,nj->ij", jacobian, jacobian)
       normal += damping * np.diag(np.diag(normal)) + 1e-9 * np.eye(len(free))
-      step = np.clip(-np.linalg.solve(normal, np.einsum("ni,n->i", jacobian, base)), -0.5, 0.5)
+      gradient = np.einsum("ni,n->i", jacobian, base)
+      step = np.clip(-np.linalg.solve(normal, gradient), -0.5, 0.5)
       moved = place.copy()
       for (k, i), s in zip(free, step, strict=True):
         moved[k, i] = np.clip(moved[k, i] + s, -4, 4)
@@ -132,7 +135,8 @@ class _Fit:
 def _ground_guess(pixel: np.ndarray, size: int) -> np.ndarray:
   """Back-projects blob centres [2,2] to the ground; a cone's lies below its middle."""
   heights = (_RADII[SNITCH], 0.8 * _RADII[CONE])
-  return np.stack([camera.unproject(p, h, size) for p, h in zip(pixel, heights, strict=True)])
+  pairs = zip(pixel, heights, strict=True)
+  return np.stack([camera.unproject(p, h, size) for p, h in pairs])
 
 
 class _Ends(NamedTuple):
@@ -152,8 +156,6 @@ def _fit_ends(video: np.ndarray, blobs: cater_blobs.Blobs, at: render.Window) ->
   for end, t in enumerate((0, -1)):
     guess = _ground_guess(blobs.pixel[t], video.shape[1]).clip(-3.5, 3.5)
     present = np.flatnonzero(~np.isnan(guess[:, 0]))
-    if not len(present):
-      continue
     fit, place = _start(_Fit(video[t], present, at), np.nan_to_num(guess), blobs.colour)
     places[end, fit.present] = place[fit.present]
     fits.append((end, fit))
@@ -163,7 +165,8 @@ def _fit_ends(video: np.ndarray, blobs: cater_blobs.Blobs, at: render.Window) ->
   look = (blobs.colour, int(costs.argmin()))
   seen = ~np.isnan(places[:, SNITCH, 0])
   ends = [_with_turn(fits, places, look, False)]
-  if seen.all():
+  drift = places[1, SNITCH] - places[0, SNITCH]
+  if seen.all() and drift @ drift < _MOVED**2:
     ends.append(_with_turn(fits, places, look, True))
   return min(ends, key=lambda e: e.doubt)
 
@@ -191,10 +194,11 @@ def _with_turn(
   tilts = (0.0, np.pi / 2 if turned else 0.0)
   known = np.nan_to_num(places)
   costs = []
-  for yaw in _YAWS:
+  yaws = _YAWS if turned else _YAWS[:12]  # upright it repeats every quarter turn
+  for yaw in yaws:
     errors = [fit.residual(known[end], *look, yaw, tilts[end]) for end, fit in fits]
     costs.append(sum(e @ e for e in errors))
-  yaw = float(_YAWS[int(np.argmin(costs))])
+  yaw = float(yaws[int(np.argmin(costs))])
   refined, errors = places.copy(), []
   for end, fit in fits:
     place = fit.refine(known[end], 4, *look, yaw, tilts[end])
@@ -264,7 +268,8 @@ def track(video: np.ndarray) -> tuple[Track, Track]:
   clip = np.asarray(video, np.float64) / 255
   frames, size = clip.shape[:2]
   solid = cater_blobs.classify(clip)
-  tried = [cater_blobs.find(solid, int(c), frames, size) for c in cater_blobs.cone_colours(solid)]
+  colours = cater_blobs.cone_colours(solid)
+  tried = [cater_blobs.find(solid, int(c), frames, size) for c in colours]
   at = cater_blobs.span(solid.at, frames, size)
   found = [_fit_ends(clip, blobs, at) for blobs in tried]
   best = int(np.argmin([ends.cost for ends in found]))
@@ -301,6 +306,6 @@ def track(video: np.ndarray) -> tuple[Track, Track]:
 
 
 def _edge(pixel: np.ndarray, end: int) -> np.ndarray:
-  """Returns each object's blob centre in the first (0) or last (-1) frame that has it."""
+  """Returns each blob's centre in the first (0) or last (-1) frame that has it."""
   rows = [pixel[~np.isnan(pixel[:, k, 0]), k] for k in range(2)]
   return np.stack([r[end] if len(r) else np.full(2, np.nan) for r in rows])

@@ -85,7 +85,7 @@ def test_known_projections():
 
 
 def _march(shape, r, point):
-  """Whether points [...,3] in a shape's own coordinates are inside it, by definition."""
+  """Whether points [...,3] in a shape's own coordinates are inside it."""
   x, y, z = np.moveaxis(point, -1, 0)
   across = np.hypot(x, y)
   return {
@@ -145,7 +145,8 @@ def test_depth_and_mask_are_those_of_the_nearest_object(mode):
       # float32 states move silhouettes by less than one pixel in a thousand.
       same = np.argmin(depth, 0) == sample.instance[t, ..., 0]
       assert same.mean() > 0.999
-      np.testing.assert_allclose(sample.depth[t, ..., 0][same], nearest[same], rtol=1e-4)
+      found = sample.depth[t, ..., 0]
+      np.testing.assert_allclose(found[same], nearest[same], rtol=1e-4)
       counts = [(sample.instance[t] == k + 1).sum() for k in range(len(depth) - 1)]
       assert counts == sample.state["visible"][t].tolist()
 

@@ -33,7 +33,8 @@ def test_captions_parse_back_to_the_state(mode, ambiguous):
     for sentence, k in zip(said, acting, strict=True):
       assert sentence.action == motion.action[k]
       true = _words_of(scene.things[k], mode)
-      assert sentence.subject == true or (ambiguous and set(sentence.subject) <= set(true))
+      said_words = set(sentence.subject)
+      assert sentence.subject == true or (ambiguous and said_words <= set(true))
       assert sentence.subject[-1] == true[-1]
       x, y = motion.position[-1, k, :2]
       if sentence.cell:

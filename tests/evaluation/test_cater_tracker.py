@@ -26,7 +26,6 @@ def found():
 
 
 def test_actions_and_final_places_of_true_clips(found):
-  """Measured on val 0-19: see the assertions for what is left to chance."""
   right, error = [], []
   for sample, pair in found:
     for k, track in enumerate(pair):

@@ -60,7 +60,7 @@ def _pose(scene: Scene, k: int, centre: np.ndarray, tilt: float) -> _Pose:
 
 
 def _local(turn: np.ndarray, v) -> shapes.Triple:
-  return tuple(turn[i, 0] * v[0] + turn[i, 1] * v[1] + turn[i, 2] * v[2] for i in range(3))
+  return tuple(row[0] * v[0] + row[1] * v[1] + row[2] * v[2] for row in turn)
 
 
 def _dot(a, b):
