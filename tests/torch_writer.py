@@ -136,7 +136,8 @@ class Tensors:
       key = str(len(self.storages))
       self.storages[key] = (array.size, raw) if self._older else raw
       place = storage(key, kind, array.size, self._older)
-      self._stored[id(array)] = array, tensor(place, array.shape, contiguous(array.shape))
+      node = tensor(place, array.shape, contiguous(array.shape))
+      self._stored[id(array)] = array, node
     return self._stored[id(array)][1]
 
   def named(self, state: dict[str, np.ndarray]) -> collections.OrderedDict:

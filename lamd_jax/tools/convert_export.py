@@ -91,7 +91,7 @@ def _average(folder: epath.Path, config: ConfigDict) -> dict[str, np.ndarray]:
     try:
       known = json.loads(record.read_text())["ema"]
     except (ValueError, LookupError, TypeError) as error:
-      raise WeightsError(f"{record} is damaged: convert the checkpoint again") from error
+      raise WeightsError(f"{record} is damaged; convert it again") from error
   else:
     known = {
       "decay": config.optim[folder.name].ema_decay,

@@ -148,7 +148,7 @@ def test_a_change_is_refused_by_name(networks, state, key, change, message):
   state = dict(state)
   value = state.pop(key, np.zeros(1, np.float32))
   if change != "drop":
-    dotted = key.replace("model_ema.diffusion_modelout2bias", "model_ema.model.out.2.bias")
+    dotted = "model_ema.model.out.2.bias"
     name = {"dots": dotted, "rename": f"{key}_"}.get(change, key)
     state[name] = {
       "transpose": lambda: value.T,
