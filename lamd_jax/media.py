@@ -7,7 +7,7 @@ meets half a file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 import fractions
 import io
 import os
@@ -40,7 +40,10 @@ def to_uint8(video: np.ndarray) -> np.ndarray:
   return np.clip((np.asarray(video, np.float32) + 1) * 127.5, 0, 255).astype(np.uint8)
 
 
-def _atomically(path: str | os.PathLike[str], write: Callable[[pathlib.Path], None]):
+def atomically(
+  path: str | os.PathLike[str], write: Callable[[pathlib.Path], object]
+) -> None:
+  """Lets `write` fill a file beside `path` and gives it its name when it is whole."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   # The suffix stays last: encoders choose the container by it.
@@ -65,15 +68,29 @@ def write_mp4(path: str | os.PathLike[str], frames: np.ndarray, fps: float) -> N
   The matrix is converted and tagged alike; untagged files are shown with other
   colours by other players.
   """
+  encode_mp4(path, frames, fps, {})
+
+
+def rate(fps: float) -> fractions.Fraction:
+  """The frame rate as files hold it: 23.976 is 2997/125."""
+  return fractions.Fraction(fps).limit_denominator(1001)
+
+
+def encode_mp4(
+  path: str | os.PathLike[str],
+  frames: np.ndarray,
+  fps: float,
+  options: Mapping[str, str],
+) -> None:
+  """`write_mp4` with further `options` of libx264."""
   frames = _even(check_frames(frames))
 
   def write(partial: pathlib.Path) -> None:
     with av.open(str(partial), "w", options={"movflags": "+faststart"}) as container:
-      rate = fractions.Fraction(fps).limit_denominator(1001)
-      stream = container.add_stream("libx264", rate=rate)
+      stream = container.add_stream("libx264", rate=rate(fps))
       stream.height, stream.width = frames.shape[1:3]
       stream.pix_fmt = "yuv420p"
-      stream.options = {"crf": str(CRF), "preset": "medium"}
+      stream.options = {"crf": str(CRF), "preset": "medium", **options}
       context = stream.codec_context
       context.color_primaries = context.color_trc = context.colorspace = 1  # BT.709
       context.color_range = ColorRange.MPEG
@@ -87,7 +104,7 @@ def write_mp4(path: str | os.PathLike[str], frames: np.ndarray, fps: float) -> N
         container.mux(stream.encode(picture))
       container.mux(stream.encode())
 
-  _atomically(path, write)
+  atomically(path, write)
 
 
 def encode_gif(frames: np.ndarray, fps: float) -> bytes:
@@ -117,18 +134,18 @@ def encode_gif(frames: np.ndarray, fps: float) -> bytes:
 
 def write_gif(path: str | os.PathLike[str], frames: np.ndarray, fps: float) -> None:
   data = encode_gif(frames, fps)
-  _atomically(path, lambda partial: partial.write_bytes(data) and None)
+  atomically(path, lambda partial: partial.write_bytes(data) and None)
 
 
 def write_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
   """Writes one image [H,W,3] uint8."""
   image = check_frames(np.asarray(image)[None])[0]
-  _atomically(path, lambda partial: Image.fromarray(image).save(partial))
+  atomically(path, lambda partial: Image.fromarray(image).save(partial))
 
 
 def write_npz(path: str | os.PathLike[str], clips: np.ndarray) -> None:
   """Writes clips [N,T,H,W,3] uint8 under the key `arr_0`, as LVDM's samples are."""
-  _atomically(path, lambda partial: np.savez_compressed(partial, clips))
+  atomically(path, lambda partial: np.savez_compressed(partial, clips))
 
 
 def read_video(path: str | os.PathLike[str]) -> tuple[np.ndarray, float]:
