@@ -12,7 +12,8 @@ from lamd_jax.data.procedural.cater import scene as scenes
 
 GOLD = scenes.COLOUR_NAMES.index("gold")
 _GRAY = scenes.COLOUR_NAMES.index("gray")
-_YELLOW = scenes.COLOUR_NAMES.index("yellow")
+# Cones like the snitch: gold is nearly yellow, and brown where it is shaded.
+_GOLDEN = [scenes.COLOUR_NAMES.index(name) for name in ("yellow", "brown")]
 _PALETTE = np.array(list(scenes.COLOURS.values())) / 255
 LIGHT = np.array([6.3, 0.4, 8.0]) / np.linalg.norm([6.3, 0.4, 8.0])
 _CONTRAST = 0.14  # RGB distance from the floor at which a pixel belongs to something
@@ -105,7 +106,7 @@ def find(solid: Solid, colour: int, frames: int, size: int) -> Blobs:
     if colour == _GRAY:
       found = _assign_dark(mask[t] & ~cone_map[t], cone_map[t])
     else:
-      found = _assign(mask[t], cone_map[t], colour == _YELLOW)
+      found = _assign(mask[t], cone_map[t], colour in _GOLDEN)
     for k, points in enumerate(found):
       if len(points) >= max(3 * (size / 64) ** 2, 2):
         pixel[t, k] = points.mean(0)[::-1] + 0.5
@@ -119,7 +120,7 @@ def _assign(
   parts = components(mask)
   none = np.zeros((0, 2), np.int64)
   if alike and len(parts) > 1 and len(parts[1]) > 0.2 * len(parts[0]):
-    # Yellow and gold: of two parts the cone is the larger and the yellower.
+    # Of two parts the cone is the larger and the one more of its colour.
     snitch, cone = sorted(parts[:2], key=lambda p: len(p) * cone_map[tuple(p.T)].mean())
     return snitch, cone
   share = [cone_map[tuple(p.T)].mean() for p in parts]

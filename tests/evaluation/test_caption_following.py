@@ -93,10 +93,11 @@ def _degrade(clips):
 
 
 def test_true_clips_reach_the_ceiling_and_shuffled_captions_the_floor():
-  """Measured, seed 0, 500 resamples, 64 clips of test, combined with 95 % intervals.
+  """Measured on 96 clips that no threshold was set by, combined and 95 % interval.
 
-  True clips .992 [.977, 1], shuffled captions .316 [.211, .415]; blurred and noisy to
-  27.9 dB .920 [.865, .961], shuffled .324 [.221, .421].
+  Seed 1, 500 resamples, split "fresh2": true clips .995 [.984, 1], with shuffled
+  captions .281 [.193, .372]; blurred and noisy to 28 dB .984 [.963, .999] and
+  .291 [.200, .378].
   """
   clips, texts = _clips(64)
   result = caption_following.compare(clips, texts, seed=0, resamples=500)
@@ -114,4 +115,4 @@ def test_an_autoencoders_picture_is_good_enough():
   mse = np.square(degraded.astype(float) - clips).mean((1, 2, 3, 4))
   assert 27 < (10 * np.log10(255**2 / mse)).mean() < 29
   scores = caption_following.score(degraded, texts)
-  assert scores.combined.mean() >= 0.85
+  assert scores.combined.mean() >= 0.9
