@@ -157,6 +157,7 @@ class Model:
     if unknown:
       raise ConfigError(f"{unknown[0]}: no such knob; knobs are {', '.join(settings)}")
     settings.update(knobs)
+    settings.guidance = settings.guidance or self.config.diffusion.guidance
     sample_checks.check_sample(settings, self.config)
     for stage in sample_checks.stages_of(settings, self.config):
       if stage not in self.weights:

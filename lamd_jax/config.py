@@ -131,6 +131,7 @@ def _diffusion() -> ConfigDict:
       prediction="eps",  # eps | x0 | v | flow
       loss="l1",  # l1 | l2
       min_snr_gamma=0.0,  # 0: unweighted
+      guidance=1.0,  # classifier-free, of samples where nothing else is said; 1: off
     )
   )
 
@@ -233,7 +234,7 @@ def sample_defaults() -> ConfigDict:
       steps=20,
       spacing="log_snr",  # log_snr | trailing | uniform | ddim_release
       eta=0.0,  # DDIM's noise: 0 deterministic, 1 as DDPM
-      guidance=1.0,  # classifier-free guidance; 1: off
+      guidance=0.0,  # classifier-free guidance; 1: off, 0: the run's diffusion.guidance
       text="",  # a prompt, or a .txt file with one a line
       # Videos of any length: none | autoregressive | hierarchical | sliding
       long="none",
@@ -261,6 +262,7 @@ def eval_defaults() -> ConfigDict:
       steps=20,
       spacing="log_snr",
       eta=0.0,
+      guidance=0.0,  # as sample.guidance
       seed=0,
       weights="ema",
     )

@@ -25,6 +25,7 @@ border-bottom:1px solid #8884}td.n{text-align:right;font-variant-numeric:tabular
 .grid{display:grid;gap:.75rem;overflow-x:auto}
 figure{margin:0}figcaption{font-size:.8rem;opacity:.75}
 video{width:100%;min-width:96px;image-rendering:pixelated;background:#8882}
+p.caption{grid-column:1/-1;margin:.75rem 0 -.5rem}
 p.note{opacity:.8;max-width:50rem}
 """
 
@@ -83,15 +84,18 @@ def write(
   tables: Sequence[Table],
   settings: Mapping[str, object],
   fps: float,
+  captions: Sequence[str],
 ) -> pathlib.Path:
   """Writes `folder`/index.html and its clips; returns the page's path.
 
-  Row i of the page holds clip i of every column, side by side.
+  Row i of the page holds clip i of every column, side by side, under its caption.
   """
   folder = pathlib.Path(folder)
   rows = max(len(column.clips) for column in columns)
   figures = []
   for i in range(rows):
+    if i < len(captions):
+      figures.append(f"<p class=caption>{html.escape(captions[i])}</p>")
     for column in columns:
       if i >= len(column.clips):
         figures.append("<figure></figure>")

@@ -95,6 +95,7 @@ LIMITS: dict[str, tuple[float, float]] = {
   "diffusion.beta_end": (1e-8, 0.999),
   "diffusion.steps": (2, 100_000),
   "diffusion.min_snr_gamma": (0, 1e6),
+  "diffusion.guidance": (0.01, 1000),
   "*.latents": (2, 4096),
   "*.sparse": (1, 4096),
   "*.known": (1, 4095),

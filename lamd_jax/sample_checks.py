@@ -69,7 +69,7 @@ def check_sample(sample: ConfigDict, config: ConfigDict) -> None:
 
 
 def _check_short(sample: ConfigDict, config: ConfigDict) -> None:
-  if sample.guidance != 1 and config.model.text.encoder == "none":
+  if sample.guidance not in (0, 1) and config.model.text.encoder == "none":
     raise ConfigError(
       f"--sample.guidance={sample.guidance}: this run's model has no condition to be"
       " guided by; leave it at 1"
@@ -85,7 +85,7 @@ def _check_short(sample: ConfigDict, config: ConfigDict) -> None:
 def _check_long(sample: ConfigDict, config: ConfigDict) -> None:
   how = sample.long
   stages = [s for s in stages_of(sample, config) if s in ("prediction", "interpolation")]
-  if how == "sliding" and sample.guidance != 1:
+  if how == "sliding" and sample.guidance not in (0, 1):
     raise ConfigError(
       f"--sample.guidance={sample.guidance}: --sample.long=sliding has no condition to"
       " be guided by; leave it at 1"

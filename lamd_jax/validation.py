@@ -20,6 +20,22 @@ def fail(key: str, value: Any, limit: str) -> None:
   raise ConfigError(f"--config.{key}={value}: {limit}")
 
 
+def _check_world(config: ConfigDict) -> None:
+  data = config.data
+  if data.source != "procedural":
+    return
+  modes = {
+    "sky": ("drift", "two_layer", "dusk"),
+    "cater": ("v1", "v2", "textured", "unique_colors"),
+  }[data.world]
+  if data.world_mode not in modes:
+    fail("data.world_mode", data.world_mode,
+         f"data.world={data.world} has {', '.join(modes)}")  # fmt: skip
+  if data.world == "cater" and data.flip:
+    fail("data.flip", True, "captions of cater hold coordinates, which a flip would"
+         " make wrong; set it to False")  # fmt: skip
+
+
 def _check_model(config: ConfigDict) -> None:
   autoencoder = config.model.autoencoder
   if len(autoencoder.downsample) != 3:
@@ -166,6 +182,7 @@ def check_config(config: ConfigDict, devices: int) -> None:
   """Raises ConfigError if the config cannot be run on this number of devices."""
   for key, value in limits.leaves(config):
     limits.check_leaf("config", key, value)
+  _check_world(config)
   _check_model(config)
   _check_diffusion(config)
   _check_optim(config, 1 if config.train.mesh == "one" else devices)

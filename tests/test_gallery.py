@@ -18,6 +18,7 @@ def test_page_shows_every_clip_and_escapes(tmp_path):
     [gallery.Table("scores", "n < 3", ("what", "dB"), [("ours", "26.1")])],
     {"seed": 0, "note": "<script>"},
     fps=8,
+    captions=["a <b>caption"],
   )
   text = page.read_text("utf-8")
   sources = re.findall(r'video src="([^"]+)"', text)
@@ -25,5 +26,6 @@ def test_page_shows_every_clip_and_escapes(tmp_path):
   for name in sources:
     assert media.read_video(page.parent / name)[0].shape[0] == 4
   assert "a &lt;b&gt; &amp; c" in text and "<b>" not in text
+  assert "a &lt;b&gt;caption" in text
   assert text.count("<script>") == 1
   assert not [p for p in page.parent.iterdir() if p.name.startswith(".")]

@@ -16,6 +16,7 @@ from lamd_jax import api
 from lamd_jax import gallery
 from lamd_jax import run_folder
 from lamd_jax.data import pipeline
+from lamd_jax.evaluation import caption_following
 from lamd_jax.evaluation import clip_report
 from lamd_jax.training import compile_cache
 
@@ -32,10 +33,12 @@ def _clips(
   reference, other = real[::2], real[1::2]
   made = model.generate(
     len(reference),
+    text=_texts(config, evaluation) or "",
     sampler=evaluation.sampler,
     steps=evaluation.steps,
     spacing=evaluation.spacing,
     eta=evaluation.eta,
+    guidance=evaluation.guidance,
     seed=evaluation.seed,
     batch=evaluation.batch,
   )
@@ -49,14 +52,58 @@ def _clips(
   }
 
 
+def _texts(config: ConfigDict, evaluation: ConfigDict) -> list[str]:
+  """The captions of the reference clips; none of a run without text."""
+  if config.data.tokenizer == "none":
+    return []
+  count = 2 * evaluation.clips
+  return pipeline.captions(config.data, config.data.eval_split, count, config.seed)[::2]
+
+
+def _caption_following(
+  config: ConfigDict, evaluation: ConfigDict, clips: dict[str, np.ndarray]
+) -> dict[str, Any]:
+  """Scores by a tracker that knows the world, of generated and of true clips."""
+  data = config.data
+  if data.source != "procedural" or (data.world, data.world_mode) != ("cater", "v1"):
+    return {}
+  texts = _texts(config, evaluation)
+  compare = lambda made: caption_following.compare(
+    made, texts[: len(made)], config.seed, evaluation.bootstrap
+  )
+  return {name: compare(clips[name]) for name in ("real", "reconstructed", "generated")}
+
+
 def _format(score: dict[str, Any], part: str) -> str:
   low, high = score["interval"][part]
   return f"{score[part]:.2f} [{low:.2f}, {high:.2f}]"
 
 
+def _caption_table(following: dict[str, Any]) -> gallery.Table:
+  def cell(score: dict[str, Any]) -> str:
+    low, high = score["interval"]
+    return f"{score['mean']:.3f} [{low:.3f}, {high:.3f}]"
+
+  rows = []
+  for name, scores in following.items():
+    for which in ("matched", "shuffled"):
+      parts = ("combined", "action", "cell")
+      rows.append((f"{name}, {which}", *(cell(scores[which][p]) for p in parts)))
+  clips = following["generated"]["clips"]
+  return gallery.Table(
+    "Caption following",
+    f"By tracking the objects in {clips} clips, 95 % bootstrap intervals; higher is"
+    " better. Real clips are the ceiling, captions of other clips the floor.",
+    ("", "combined", "right action", "right place"),
+    rows,
+  )
+
+
 def _tables(report: dict[str, Any]) -> list[gallery.Table]:
   rebuilt, made = report["reconstruction"], report["generation"]
+  following = report.get("caption_following")
   return [
+    *([_caption_table(following)] if following else []),
     gallery.Table(
       "Reconstruction",
       f"PSNR on {rebuilt['clips']} held-out clips; higher is better.",
@@ -105,6 +152,9 @@ def report(
       clips["real"], {k: candidates[k] for k in order}, evaluation.bootstrap, config.seed
     ),
   }
+  following = _caption_following(config, evaluation, clips)
+  if following:
+    result["caption_following"] = following
   folder = pathlib.Path(workdir) / "eval"
   folder.mkdir(parents=True, exist_ok=True)
   (folder / "report.json").write_text(json.dumps(result, indent=2) + "\n")
@@ -123,6 +173,7 @@ def report(
       "data": config.data.root or f"procedural {config.data.world}",
     },
     model.fps,
+    _texts(config, evaluation)[:_SHOWN],
   )
   for table in tables:
     print(f"\n{table.title}")

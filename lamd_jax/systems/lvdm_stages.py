@@ -123,8 +123,10 @@ class DiffusionStage:
     return types.LatentBatch(mean, log_variance, batch.index, batch.label, batch.tokens)
 
   def _preview_settings(self) -> SamplerSettings:
-    steps = self._config.train.preview_steps
-    return SamplerSettings("dpmpp_2m", steps, eta=0.0, spacing="log_snr", guidance=1.0)
+    return SamplerSettings(
+      "dpmpp_2m", self._config.train.preview_steps, eta=0.0, spacing="log_snr",
+      guidance=self._config.diffusion.guidance,
+    )  # fmt: skip
 
   def preview(
     self,

@@ -185,7 +185,8 @@ class HostLoader(ToyLoader):
 
   def __next__(self) -> types.VideoBatch:
     rows = slice(jax.process_index(), None, jax.process_count())
-    return types.VideoBatch(*[x[rows] for x in super().__next__()])
+    batch = super().__next__()
+    return jax.tree.map(lambda x: x[rows], batch)
 
 
 def run_as_one_of_two(workdir: str) -> None:
