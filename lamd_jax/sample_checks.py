@@ -112,11 +112,12 @@ def _check_long(sample: ConfigDict, config: ConfigDict) -> None:
         f" interpolation.latents - 1 = {between}, and interpolation.p_interpolation"
         " above 0"
       )
-  shortest = min((config[s].latents - config[s].known for s in stages), default=1)
-  if sample.overlap > shortest:
+  clips = [config[s].latents - config[s].known for s in stages]
+  shortest = min(clips, default=config.data.frames // time_factor(config))
+  if sample.overlap and sample.overlap >= shortest:
     raise ConfigError(
-      f"--sample.overlap={sample.overlap}: a unit of this run has as few as {shortest}"
-      " latents; at most that"
+      f"--sample.overlap={sample.overlap}: a unit of this run yields as few as"
+      f" {shortest} latents; take less"
     )
 
 

@@ -131,7 +131,7 @@ def test_sliding_averages_windows(model):
   [
     (dict(long="hierarchical", noise_level=250), "levels below 250"),
     (dict(long="sliding", guidance=2.0), "no condition"),
-    (dict(long="autoregressive", overlap=3), "at most that"),
+    (dict(long="autoregressive", overlap=3), "take less"),
     (dict(long="none"), "choose autoregressive"),
   ],
 )

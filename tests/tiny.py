@@ -28,7 +28,7 @@ def config(**overrides):
   tree.model.discriminator.update(channels=4, layers=1)
   tree.model.perceptual.weights = "none"
   tree.loss.update(gan_start=2, kl_weight=1e-4)
-  for stage in ("autoencoder", "diffusion"):
+  for stage in tree.optim:
     tree.optim[stage].update(
       steps=6, batch=8, learning_rate=1e-3, clip_norm=1.0, ema_decay=0.99
     )
@@ -46,3 +46,15 @@ def config(**overrides):
     {key.replace("__", "."): value for key, value in overrides.items()}
   )
   return tree.lock()
+
+
+def text_config(**overrides):
+  """Text-to-video on the captioned world, with the small text encoder."""
+  return config(**{
+    "data__world": "cater", "data__world_mode": "v1", "data__tokenizer": "words",
+    "data__tokens": 24, "data__vocabulary_size": 256,
+    "model__denoiser__transformer": True, "model__denoiser__scale_shift_norm": False,
+    "model__text__encoder": "small", "model__text__width": 16,
+    "model__text__layers": 1, "model__text__heads": 2, "loss__gan_weight": 0.0,
+    **overrides,
+  })  # fmt: skip

@@ -21,6 +21,7 @@ from lamd_jax.evaluation import clip_report
 from lamd_jax.training import compile_cache
 
 _SHOWN = 6  # clips of each kind in the gallery
+_SMALLEST_TRACKED = 48  # pixels; the tracker sees nothing in smaller frames
 
 
 def _clips(
@@ -66,6 +67,8 @@ def _caption_following(
   """Scores by a tracker that knows the world, of generated and of true clips."""
   data = config.data
   if data.source != "procedural" or (data.world, data.world_mode) != ("cater", "v1"):
+    return {}
+  if data.tokenizer == "none" or data.size < _SMALLEST_TRACKED:
     return {}
   texts = _texts(config, evaluation)
   compare = lambda made: caption_following.compare(

@@ -14,7 +14,14 @@ import numpy as np
 from lamd_jax import api
 from lamd_jax import media
 from lamd_jax import run_folder
+from lamd_jax.errors import ConfigError
+from lamd_jax.modes import stream
 from lamd_jax.training import compile_cache
+from lamd_jax.training import preemption
+
+
+# What does not change the frames.
+_OF_FILES = ("n", "weights", "formats", "out")
 
 
 def write_clips(
@@ -37,13 +44,58 @@ def write_clips(
   media.write_png(folder / "sheet.png", media.filmstrip(stacked[:16]))
 
 
+def _texts(text: str) -> list[str]:
+  """One prompt, or those of a .txt file, one a line."""
+  if not text.endswith(".txt"):
+    return [text]
+  try:
+    lines = pathlib.Path(text).expanduser().read_text("utf-8").splitlines()
+  except (OSError, ValueError) as error:
+    raise ConfigError(f"--sample.text={text}: cannot be read ({error})") from error
+  if not (prompts := [line.strip() for line in lines if line.strip()]):
+    raise ConfigError(f"--sample.text={text}: holds no prompt")
+  return prompts
+
+
+def _long_videos(
+  model: api.Model, config: ConfigDict, sample: ConfigDict, folder: pathlib.Path
+) -> int:
+  """Makes `sample.n` videos, each in a folder that it can be continued in."""
+  stop = preemption.Stop().install()
+  knobs = {k: v for k, v in sample.items() if k not in _OF_FILES}
+  run_hash = run_folder.config_hash(config)
+  for number in range(sample.n):
+    settings = {
+      **knobs, "number": number, "weights": sample.weights, "config_hash": run_hash
+    }  # fmt: skip
+    try:
+      video = stream.run(
+        model.long_video(number, **knobs),
+        folder / f"{number:03d}",
+        sample.fps or model.fps,
+        settings,
+        sample.formats,
+        stop,
+      )
+    except preemption.Preempted:
+      return preemption.EXIT_CODE
+    print(f"video {video}, page {video.with_name('index.html')}", flush=True)
+  return 0
+
+
 def run(config: ConfigDict, workdir: epath.Path, sample: ConfigDict) -> int:
   """Samples as `--sample.*` says; returns the exit code."""
   compile_cache.enable()
   model = api.from_workdir(config, workdir, sample.weights)
   name = f"{sample.sampler}-{sample.steps}-seed{sample.seed}"
+  if sample.long != "none":
+    name = f"{sample.long}-{name}"
+    return _long_videos(
+      model, config, sample, pathlib.Path(sample.out or workdir / "samples" / name)
+    )
   folder = pathlib.Path(sample.out or workdir / "samples" / name)
-  knobs = {k: v for k, v in sample.items() if k not in ("n", "weights", "formats", "out")}
+  knobs = {k: v for k, v in sample.items() if k not in _OF_FILES}
+  knobs["text"] = _texts(sample.text)
   started = time.monotonic()
   show = lambda done, total: print(f"\rsampled {done}/{total} clips", end="", flush=True)
   clips = model.generate(sample.n, progress=show, **knobs)
