@@ -25,7 +25,7 @@ from lamd_jax.errors import DataError
 
 NAME = "journal.json"
 _VERSION = 1
-_CHUNK_BYTES = 8 << 20
+_CHUNK_BYTES = 1 << 20
 _NOTHING = "no value"
 
 
@@ -233,12 +233,15 @@ class Journal:
       "settings": self.settings,
       "video": self.video and self.video._asdict(),
     }
-    lines = ",\n".join(f"  {json.dumps(_record(unit))}" for unit in self.units)
-    # Indented by hand: a line for each unit.
-    text = f'{json.dumps(head, indent=1)[:-2]},\n "units": [\n{lines}\n ]\n}}\n'
 
     def write(partial: pathlib.Path) -> None:
-      partial.write_text(text, "utf-8")
+      with partial.open("w", encoding="utf-8") as handle:
+        # Indented by hand: a line for each unit.
+        handle.write(json.dumps(head, indent=1)[:-2] + ',\n "units": [')
+        for unit in self.units:
+          comma = "," if unit.index else ""
+          handle.write(f"{comma}\n  {json.dumps(_record(unit))}")
+        handle.write("\n ]\n}\n")
       _to_disk(partial)
 
     media.atomically(self.folder / NAME, write)

@@ -14,7 +14,7 @@ import os
 import pathlib
 
 import av
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 import numpy as np
 from PIL import Image
 
@@ -94,8 +94,11 @@ def encode_mp4(
       context = stream.codec_context
       context.color_primaries = context.color_trc = context.colorspace = 1  # BT.709
       context.color_range = ColorRange.MPEG
+      # One for all frames: making a converter takes longer than a small frame does.
+      converter = VideoReformatter()
       for frame in frames:
-        picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(
+        picture = converter.reformat(
+          av.VideoFrame.from_ndarray(frame, format="rgb24"),
           format="yuv420p",
           src_color_range=ColorRange.JPEG,
           dst_color_range=ColorRange.MPEG,

@@ -193,6 +193,8 @@ def _make(
   stop: preemption.Stop,
 ) -> None:
   """Makes the units that the journal lacks."""
+  if journal.frames == source.frames:
+    return
   carry: Carry = journal.carry()
   line = Line(source.frames, journal.frames, sys.stderr)
   shown = -float("inf")
