@@ -11,7 +11,7 @@ from lamd_jax import main
 from lamd_jax.data import tokenizers
 from lamd_jax.interchange import clip_text
 from lamd_jax.interchange import safetensors_file
-from lamd_jax.systems import lvdm_text
+from lamd_jax.systems import text as text_lib
 
 import tiny
 
@@ -88,13 +88,13 @@ def test_prompts_from_a_file(run, tmp_path):
 def test_empty_captions_are_those_of_the_tokenizers():
   config = tiny.text_config()
   words = tokenizers.Words(config.data.tokens, config.data.vocabulary_size)
-  np.testing.assert_array_equal(lvdm_text.Text(config, None).empty, words.null())
+  np.testing.assert_array_equal(text_lib.Text(config, None, "").empty, words.null())
   config = tiny.text_config(
     data__tokenizer="clip", model__text__encoder="clip", data__tokens=77
   )
   # CLIPTokenizer of openai/clip-vit-large-patch14 pads with the end token.
   expected = [49_406, *[49_407] * 76]
-  np.testing.assert_array_equal(lvdm_text.Text(config, None).empty, expected)
+  np.testing.assert_array_equal(text_lib.Text(config, None, "").empty, expected)
 
 
 def test_clip_weights_are_read_from_the_workdir_or_missed(tmp_path, capsys):
@@ -118,7 +118,7 @@ def test_imported_text_tower_is_found_beside_the_run(tmp_path):
     data__tokenizer="clip", model__text__encoder="clip", data__tokens=77,
     model__text__weights="clip_text.safetensors",
   )  # fmt: skip
-  network = lvdm_text.Text(config, jnp.float32).network
+  network = text_lib.Text(config, jnp.float32, "").network
   tokens = jax.ShapeDtypeStruct((1, 77), jnp.int32)
   params = initializers.initialize(network, 0, tokens)["params"]
   state = clip_text.to_state(params)

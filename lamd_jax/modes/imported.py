@@ -22,7 +22,7 @@ from lamd_jax.interchange import safetensors_file
 from lamd_jax.networks import perceptual as perceptual_network
 from lamd_jax.nn import initializers
 from lamd_jax.systems import lvdm
-from lamd_jax.systems import lvdm_text
+from lamd_jax.systems import text as text_lib
 
 Tree = Mapping[str, Any]
 
@@ -41,7 +41,7 @@ def find(path: str, workdir: epath.Path) -> str:
 def names(config: ConfigDict) -> tuple[str, ...]:
   """Returns what sampling and training on latents import."""
   own = () if not config.model.autoencoder_weights else ("autoencoder",)
-  return (*own, *lvdm_text.Text(config, jnp.float32).imported)
+  return (*own, *text_lib.Text(config, jnp.float32, "").imported)
 
 
 def _autoencoder(config: ConfigDict, workdir: epath.Path) -> Tree:
@@ -78,7 +78,7 @@ def how_to_get_autoencoder(path: str) -> str:
 
 def _clip_text(config: ConfigDict, workdir: epath.Path) -> Tree:
   path = find(config.model.text.weights, workdir)
-  network = lvdm_text.Text(config, jnp.float32).network
+  network = text_lib.Text(config, jnp.float32, "").network
   return {"params": clip_text.load(path, network)}
 
 
@@ -105,7 +105,7 @@ SHAPES: dict[str, Callable[[ConfigDict], Tree]] = {
     "params": {"generator": _autoencoder_shapes(config)}, "extras": _scalars()
   },
   "clip_text": lambda config: {
-    "params": clip_text.shapes(lvdm_text.Text(config, jnp.float32).network)
+    "params": clip_text.shapes(text_lib.Text(config, jnp.float32, "").network)
   },
   "perceptual": lambda config: {"params": perceptual_network.shapes()},
 }  # fmt: skip

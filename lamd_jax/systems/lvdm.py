@@ -26,9 +26,9 @@ from lamd_jax.networks import unet as unet_lib
 from lamd_jax.networks import video_autoencoder
 from lamd_jax.systems import autoencoder_stage
 from lamd_jax.systems import lvdm_blocks
-from lamd_jax.systems import lvdm_text
 from lamd_jax.systems import pixels
 from lamd_jax.systems import sampling
+from lamd_jax.systems import text as text_lib
 from lamd_jax.systems.lvdm_stages import ConditionalStage
 from lamd_jax.systems.lvdm_stages import DiffusionStage
 from lamd_jax.training import stage as stage_lib
@@ -61,7 +61,7 @@ class LVDM:
   def __init__(self, config: Any, dtype: Any = jnp.float32):
     self.config = config
     self.autoencoder, self.downsample, channels = first_stage(config.model, dtype)
-    self.text = lvdm_text.Text(config, dtype)
+    self.text = text_lib.Text(config, dtype, "diffusion")
     self.process = process_lib.from_config(config.diffusion)
     settings = dict(config.model.denoiser)
     changes = {"diffusion": {}}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The text side of LVDM: which encoder makes a caption's tokens a context.
+"""The text side of a system: which encoder makes a caption's tokens a context.
 
   none   no text
   small  a transformer trained with the denoiser; needs no download
@@ -28,7 +28,13 @@ _IDS = {"small": (1, 2, 0), "clip": (49_406, 49_407, 49_407)}
 class Text:
   """The encoder of a config, and the empty caption that stands for no text."""
 
-  def __init__(self, config: Any, dtype: Any):
+  def __init__(self, config: Any, dtype: Any, stage: str):
+    """Args:
+    config: the run's config.
+    dtype: of the computation.
+    stage: the stage that trains the encoder, if one does.
+    """
+    self._stage = stage
     settings, data = config.model.text, config.data
     self.kind = settings.encoder
     self.trained = self.kind == "small"
@@ -75,7 +81,7 @@ class Text:
     if self.network is None:
       return None
     if self.trained:
-      params = weights["diffusion"]["params"]["text_encoder"]
+      params = weights[self._stage]["params"]["text_encoder"]
     else:
       params = weights[CLIP]["params"]
     return self.network.apply({"params": params}, tokens)
