@@ -31,7 +31,7 @@ setuptools.setup(
     "numpy>=2.0",
     "absl-py>=2",
     "etils[epath]>=1.9",
-    "av>=14",
+    "av>=14.2",
     "safetensors>=0.5",
     "pillow>=11",
   ],

@@ -52,6 +52,9 @@ def _model() -> ConfigDict:
   return ConfigDict(
     dict(
       first_stage="video",  # video (3-D, model.autoencoder) | image (per frame)
+      # Of the clips that train the autoencoder, 0: data.frames. One that works frame
+      # by frame learns faster from few frames of many videos.
+      autoencoder_frames=0,
       # An imported autoencoder instead of one that is trained: a safetensors file of
       # tools.convert sd-vae, which does not carry scale and shift of its latents.
       autoencoder_weights="",

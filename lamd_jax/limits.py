@@ -65,6 +65,7 @@ LIMITS: dict[str, tuple[float, float]] = {
   "model.autoencoder.downsample": (1, 64),
   "model.autoencoder.latent_channels": (1, 1024),
   "model.autoencoder.groups": (1, 1024),
+  "model.autoencoder_frames": (0, 4096),
   "model.image_autoencoder.channels": (1, 8192),
   "model.image_autoencoder.channel_mult": (1, 64),
   "model.image_autoencoder.res_blocks": (1, 32),

@@ -181,10 +181,17 @@ def demo_text(config: ConfigDict) -> None:
   """At most twelve minutes of training on two CPU cores."""
   demo(config)
   _cater(config, size=64, videos=2048)
-  config.model.autoencoder.update(channels=8, downsample=(4, 8, 8), latent_channels=16)
+  # A video of this world is one action whatever its length; eight frames show it.
+  config.data.frames = 8
+  config.model.update(first_stage="image", autoencoder_frames=4)
+  config.model.image_autoencoder.update(
+    channels=16, channel_mult=(1, 2, 4, 4), res_blocks=1, latent_channels=8, groups=8
+  )
+  config.model.denoiser.temporal_length = 8
   config.model.text.update(encoder="small", width=128, layers=2, heads=4)
-  config.optim.autoencoder.steps = 350
-  config.optim.diffusion.update(steps=900, batch=16)
+  config.optim.autoencoder.update(steps=600, batch=4)
+  config.optim.diffusion.update(steps=450, batch=16)
+  config.diffusion.guidance = 2.0
 
 
 def gpu_text(config: ConfigDict) -> None:

@@ -69,6 +69,9 @@ def _check_sizes(config: ConfigDict) -> None:
     fail("data.frames", data.frames,
          f"not divisible by the autoencoder's time factor {factor_t}; nearest:"
          f" {max(1, round(data.frames / factor_t)) * factor_t}")  # fmt: skip
+  if config.model.autoencoder_frames % factor_t:
+    fail("model.autoencoder_frames", config.model.autoencoder_frames,
+         f"not divisible by the autoencoder's time factor {factor_t}")  # fmt: skip
   factor = math.lcm(factor_h, factor_w)
   depth = 2 ** (len(config.model.denoiser.channel_mult) - 1)
   total = factor * depth

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from lamd_jax import api
+from lamd_jax import config as config_lib
 from lamd_jax import media
 from lamd_jax import run_folder
 from lamd_jax.errors import ConfigError
@@ -64,6 +65,9 @@ def _long_videos(
   stop = preemption.Stop().install()
   knobs = {k: v for k, v in sample.items() if k not in _OF_FILES}
   run_hash = run_folder.config_hash(config)
+  # A folder of a thousand pictures is for who asks for it.
+  every = tuple(sample.formats) == config_lib.sample_defaults().formats
+  formats = ("mp4",) if every else sample.formats
   for number in range(sample.n):
     settings = {
       **knobs, "number": number, "weights": sample.weights, "config_hash": run_hash
@@ -74,7 +78,7 @@ def _long_videos(
         folder / f"{number:03d}",
         sample.fps or model.fps,
         settings,
-        sample.formats,
+        formats,
         stop,
       )
     except preemption.Preempted:

@@ -46,7 +46,7 @@ class AutoencoderStage:
     """
     self._network = network
     self._config = config
-    self.frames = config.data.frames
+    self.frames = config.model.autoencoder_frames or config.data.frames
     perceptual_term = config.loss.perceptual_weight > 0
     self.needs = ()
     if perceptual_term and config.model.perceptual.weights != "none":
@@ -69,7 +69,7 @@ class AutoencoderStage:
   def init(self, seed: int | None) -> tuple[dict[str, Tree], Tree]:
     data = self._config.data
     video = jax.ShapeDtypeStruct(
-      (1, data.frames, data.size, data.size, 3), jnp.float32
+      (1, self.frames, data.size, data.size, 3), jnp.float32
     )
     params = {
       "generator": initializers.initialize(self._network, seed, video)["params"]
