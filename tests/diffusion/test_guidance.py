@@ -139,3 +139,23 @@ def test_interval(position, inside):
   guided, unguided = (lambda z, t, c: 2 * z), (lambda z, t, c: 3 * z)
   denoise = jax.jit(guidance.interval(guided, unguided, 100.0, 600.0))
   np.testing.assert_array_equal(denoise(z, t, c), (2 if inside else 3) * z)
+
+
+def test_free_of_known_shows_the_null_call_nothing_known():
+  """Each call's own state, and the weights, written out for two frames."""
+  mask = jnp.asarray([1.0, 0.0]).reshape(1, 2, 1, 1, 1)
+  z = jnp.arange(2.0).reshape(1, 2, 1, 1, 1) + 1
+  project = lambda z, t: jnp.where(mask != 0, 100.0, z)
+  seen = []
+
+  def denoise(z, t, conditions):
+    seen.append((z[:, :, 0, 0, 0], conditions.keep["mask"]))
+    return z * (1 + conditions.keep["mask"].reshape(-1, 1, 1, 1, 1))
+
+  null = lambda c: c._replace(keep={"mask": jnp.zeros(1)})
+  guided = guidance.free_of_known(denoise, null, 3.0, mask, project)
+  out = guided(z, jnp.ones(1), types.Conditions(mask=mask))[0, :, 0, 0, 0]
+  np.testing.assert_array_equal(seen[0][0], [[100, 2], [1, 2]])
+  np.testing.assert_array_equal(seen[0][1], [1, 0])
+  # Known frame: the null call's answer, 1; the other: 2 + 3 (4 - 2).
+  np.testing.assert_allclose(out, [1, 8])
