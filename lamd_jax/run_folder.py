@@ -58,14 +58,20 @@ def read(workdir: epath.Path) -> ConfigDict | None:
   except ValueError as error:
     raise ConfigError(f"{path}: not readable as JSON ({error})") from error
   config = config_lib.defaults()
+  missing = []
   for key, default in limits.leaves(config):
     if key not in stored:
-      logging.warning("%s has no %s; the default %s is used", path, key, default)
+      missing.append(key)
       continue
     value = stored.pop(key)
     config.update_from_flattened_dict(
       {key: tuple(value) if isinstance(default, tuple) else value}
     )
+  if missing:
+    logging.warning(
+      "%s is of an older version: %d keys take their defaults (%s%s)", path,
+      len(missing), ", ".join(missing[:3]), ", ..." if len(missing) > 3 else "",
+    )  # fmt: skip
   if stored:
     raise ConfigError(
       f"{path}: keys of another version: {', '.join(sorted(stored))}; use the version"

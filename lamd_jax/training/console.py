@@ -53,7 +53,8 @@ class Console:
     found = {
       name.removeprefix("loss/"): value
       for name, value in scalars.items()
-      if name.startswith("loss/")
+      # A group that learns from another's loss has none of its own, which is 0.
+      if name.startswith("loss/") and value
     }
     if len(found) == 1:
       found = {"loss": next(iter(found.values()))}
