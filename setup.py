@@ -5,7 +5,7 @@ import pathlib
 
 import setuptools
 
-PARITY = ["torch==2.13.0"]
+PARITY = ["torch==2.13.0", "transformers>=5"]
 TEST = ["pytest>=8", "pytest-xdist>=3", "tensorboard>=2.16"]
 
 setuptools.setup(
