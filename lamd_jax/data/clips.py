@@ -19,14 +19,19 @@ class ClipTable(NamedTuple):
   start: np.ndarray  # [N] int32, or DRAWN
   frames: int
   stride: int
-  spread: bool  # over the whole video instead of by stride
+  sampling: str
+
+
+# Samplings whose clip spans the whole video, so that the stride does not count.
+WHOLE = ("linspace", "jittered", "very_random", "mage10")
+_MAGE_INTERVAL = 3  # smallest; the largest is twice as much
 
 
 def span(frames: int, stride: int, sampling: str, pad_last: bool) -> int:
   """Returns how many frames a video needs at least."""
-  if pad_last:
+  if pad_last or sampling in ("very_random", "mage10"):  # they repeat frames by design
     return 1
-  return frames if sampling == "linspace" else (frames - 1) * stride + 1
+  return frames if sampling in WHOLE else (frames - 1) * stride + 1
 
 
 def training_table(
@@ -35,7 +40,8 @@ def training_table(
   """Returns the clips of videos with n_frames [V]; too short videos have none.
 
   random: one row a video, its start drawn at each visit. first: from frame 0. tile:
-  rows that share no frame. linspace: one row a video, spread over all of it.
+  rows that share no frame. The others: one row a video, spread over all of it, see
+  `frame_indices`.
   """
   usable = np.flatnonzero(n_frames >= span(frames, stride, sampling, pad_last))
   if sampling == "tile":
@@ -47,8 +53,7 @@ def training_table(
     video = usable
     start = np.full(len(video), DRAWN if sampling == "random" else 0)
   return ClipTable(
-    video.astype(np.int32), start.astype(np.int32), frames, stride,
-    sampling == "linspace",
+    video.astype(np.int32), start.astype(np.int32), frames, stride, sampling
   )  # fmt: skip
 
 
@@ -92,9 +97,25 @@ def evaluation_table(
 
 
 def frame_indices(table: ClipTable, row: int, n_frames: int, draw: float) -> np.ndarray:
-  """Returns the frames [T] int64 of a row; `draw` in [0,1) is its start if drawn."""
-  if table.spread:
-    return np.floor(np.linspace(0, n_frames - 1, table.frames)).astype(np.int64)
+  """Returns the frames [T] int64 of a row; `draw` in [0,1) decides what is drawn.
+
+  linspace: floor(linspace(0, N-1, T)). jittered: the same, each inner frame moved by
+  less than the step to its neighbour. very_random: T draws with repetition, in order,
+  the first set to 0. The three are `uniform`, `random` and `very_random` of LFDM (Ni et
+  al. 2023). mage10: the clip of MAGE (Hu et al. 2022), whose speed is drawn.
+  """
+  if table.sampling == "mage10":
+    return _mage(n_frames, table.frames, draw)
+  if table.sampling == "very_random":
+    drawn = philox.generator("frames", draw.hex()).random(table.frames) * n_frames
+    chosen = np.sort(drawn.astype(np.int64))
+    chosen[0] = 0
+    return chosen
+  if table.sampling in WHOLE:
+    if n_frames < table.frames:  # only under pad_last
+      return np.minimum(np.arange(table.frames, dtype=np.int64), n_frames - 1)
+    grid = np.floor(np.linspace(0, n_frames - 1, table.frames)).astype(np.int64)
+    return _jitter(grid, draw) if table.sampling == "jittered" else grid
   start = int(table.start[row])
   if start == DRAWN:
     starts = max(n_frames - (table.frames - 1) * table.stride, 1)
@@ -102,3 +123,23 @@ def frame_indices(table: ClipTable, row: int, n_frames: int, draw: float) -> np.
   indices = start + np.arange(table.frames, dtype=np.int64) * table.stride
   # Beyond the end only under pad_last, which repeats the last frame.
   return np.minimum(indices, n_frames - 1)
+
+
+def _jitter(grid: np.ndarray, draw: float) -> np.ndarray:
+  steps = np.diff(grid)
+  low, high = 1 - steps[:-1], steps[1:]  # of the inner frames: [low, high)
+  u = philox.generator("frames", draw.hex()).random(len(low))
+  moved = grid.copy()
+  moved[1:-1] += np.floor(low + u * (high - low)).astype(np.int64)
+  return np.sort(moved)
+
+
+def _mage(n_frames: int, frames: int, speed: float) -> np.ndarray:
+  """The first T of round(N / (3 + 3 u)) frames spread over the video, u the speed.
+
+  A fast clip reaches the end and repeats its last frame; a slow one can end before the
+  action does.
+  """
+  count = max(round(n_frames / (_MAGE_INTERVAL * (1 + speed))), 1)
+  spread = np.floor(np.linspace(0, n_frames - 1, count)).astype(np.int64)
+  return spread[np.minimum(np.arange(frames), count - 1)]

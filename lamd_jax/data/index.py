@@ -121,7 +121,21 @@ def _stale(root: pathlib.Path, items: Sequence[Item], known: Mapping[str, Entry]
     entry = known.get(item.path)
     return entry is not None and (entry.size, entry.mtime_ns) == _signature(root, item)
 
-  return [item for item in items if not fresh(item)]
+  # A file that holds many videos is decoded once.
+  once = {item.path: item for item in items}
+  return [item for item in once.values() if not fresh(item)]
+
+
+def _part(entry: Entry, item: Item) -> Entry:
+  """Returns what an item has of its file: all of it, or some frames."""
+  entry = entry._replace(**item._asdict())
+  if not item.count or entry.error:
+    return entry
+  if item.start < 0 or item.start + item.count > entry.n_frames:
+    last = item.start + item.count - 1
+    error = f"frames {item.start} to {last} of a file of {entry.n_frames}"
+    return entry._replace(n_frames=0, error=error)
+  return entry._replace(n_frames=item.count)
 
 
 def build(
@@ -129,7 +143,8 @@ def build(
 ) -> list[Entry]:
   """Returns an entry per item, decoding what is new, and stores the index.
 
-  What a source says of an item (split, label, caption) is taken afresh every time.
+  The index has one line a file; what a source says of an item (split, label, caption,
+  frames) is taken afresh every time.
   """
   known = load(root)
   stored = list(known.values())
@@ -138,10 +153,11 @@ def build(
       known = load(root)  # another process may have built it meanwhile
       stored = list(known.values())
       known |= _probe(root, _stale(root, items, known), known, lock, timeout)
-  entries = [known[item.path]._replace(**item._asdict()) for item in items]
-  if entries != stored:
-    _store(root, entries)
-  return entries
+  whole = (item._replace(start=0, count=0) for item in items)
+  lines = {item.path: _part(known[item.path], item) for item in whole}
+  if list(lines.values()) != stored:
+    _store(root, list(lines.values()))
+  return [_part(known[item.path], item) for item in items]
 
 
 def _store(root: pathlib.Path, entries: Sequence[Entry]) -> None:

@@ -18,6 +18,7 @@ import threading
 from typing import Any
 
 from lamd_jax.data import frame_folder
+from lamd_jax.data import softmotion
 from lamd_jax.data import video_file
 
 # A file gets this long and a second more for each megabyte.
@@ -47,6 +48,8 @@ def facts(path: str, kind: str, known_sha256: str) -> dict[str, Any]:
     if kind == "frames":
       n_frames, height, width = frame_folder.probe(path)
       found = {"n_frames": n_frames, "height": height, "width": width}
+    elif kind in softmotion.CAMERAS:
+      found = softmotion.probe(path)
     else:
       found = video_file.probe(path)._asdict()
     return {**found, "sha256": sha256}

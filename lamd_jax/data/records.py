@@ -14,10 +14,13 @@ class Item(NamedTuple):
 
   id: str  # unique in its data set
   path: str  # below the root, "/" between parts
-  kind: str  # video (a file) | frames (a folder of images)
+  kind: str  # video (a file) | frames (a folder of images) | one of softmotion.CAMERAS
   split: str = ""  # "": the source has none; one is drawn by hash
   label: int = -1  # class, -1: none
   caption: str = ""
+  # A file can hold many videos: this one is its frames start, ..., start+count-1.
+  start: int = 0
+  count: int = 0  # 0: all the file has
 
 
 class Listing(NamedTuple):
@@ -45,6 +48,8 @@ class Entry(NamedTuple):
   mtime_ns: int = 0
   keyframes: tuple[tuple[int, int], ...] = ()  # (frame, pts) to seek to
   error: str = ""  # why it is unusable
+  start: int = 0  # as of the item
+  count: int = 0
 
 
 class Videos(Protocol):

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+from lamd_jax.errors import DataError
+
 
 def _short_side(height: int, width: int, size: int) -> tuple[int, int]:
   """Sides after the short one became `size`, the long one rounded down."""
@@ -76,6 +78,20 @@ def letterbox(video: np.ndarray, size: int) -> np.ndarray:
   return square
 
 
+# Rows and columns that LFDM (Ni et al. 2023) keeps of NATOPS's 240x320 pictures.
+_NATOPS = (slice(10, 239), slice(30, 290))
+
+
+def natops(video: np.ndarray, size: int) -> np.ndarray:
+  """The signaller of a NATOPS picture, letterboxed. Raises DataError for other sizes."""
+  if video.shape[1:3] != (240, 320):
+    raise DataError(
+      f"data.resize=natops cuts a box out of 320x240 pixels, not out of"
+      f" {video.shape[2]}x{video.shape[1]}; use letterbox"
+    )
+  return letterbox(video[:, *_NATOPS], size)
+
+
 def _taps(at: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Neighbours and weight of coordinates `at`, the border pixel repeated."""
   at = np.clip(at - 0.5, 0, length - 1)
@@ -105,6 +121,7 @@ RESIZE: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
   "crop": crop,
   "squash": squash,
   "letterbox": letterbox,
+  "natops": natops,
 }
 
 

@@ -71,3 +71,48 @@ def test_evaluation_of_fixed_samplings_is_the_head_of_the_table(sampling):
   head = clips.evaluation_table(n_frames, 4, 2, sampling, False, 2, seed=0)
   assert np.array_equal(head.video, whole.video[:2])
   assert np.array_equal(head.start, whole.start[:2])
+
+
+def test_jittered_frames_stay_between_their_neighbours():
+  table = clips.training_table(np.array([91]), 10, 1, "jittered", False)
+  grid = np.arange(0, 91, 10)
+  seen = np.stack([
+    clips.frame_indices(table, 0, 91, draw) for draw in np.linspace(0, 0.9999, 300)
+  ])  # fmt: skip
+  assert (np.diff(seen, axis=1) >= 0).all()
+  assert (seen[:, 0] == 0).all() and (seen[:, -1] == 90).all()
+  # Each inner frame moves by -9 to 9: all of that, and no more, before the sorting.
+  moved = seen - grid
+  assert np.abs(moved).max() == 9 and abs(moved[:, 1:-1].mean()) < 0.5
+  again = clips.frame_indices(table, 0, 91, float(np.linspace(0, 0.9999, 300)[7]))
+  assert np.array_equal(again, seen[7])
+
+
+def test_very_random_draws_with_repetition_and_keeps_the_first_frame():
+  assert clips.span(40, 1, "very_random", False) == 1
+  table = clips.training_table(np.array([12]), 40, 1, "very_random", False)
+  seen = np.stack([
+    clips.frame_indices(table, 0, 12, draw) for draw in np.linspace(0, 0.9999, 200)
+  ])  # fmt: skip
+  assert (seen[:, 0] == 0).all() and (np.diff(seen, axis=1) >= 0).all()
+  # 39 uniform draws from 0 to 11 have the mean 5.5; the smallest of 40 is gone.
+  counts = np.bincount(seen[:, 1:].ravel(), minlength=12)
+  assert len(counts) == 12 and abs(seen[:, 1:].mean() - 5.6) < 0.2
+  assert len(np.unique(seen[:, 20])) > 4
+
+
+def test_mage10_by_hand():
+  table = clips.training_table(np.array([300, 33]), 10, 7, "mage10", False)
+  # u = 0: interval 3, round(300 / 3) = 100 frames over 0..299, the first ten.
+  assert clips.frame_indices(table, 0, 300, 0.0).tolist() == [
+    int(i * 299 / 99) for i in range(10)
+  ]
+  # u -> 1: interval 6, round(33 / 6) = 6 frames over 0..32, the last repeated.
+  assert clips.frame_indices(table, 1, 33, 0.9999999).tolist() == [
+    0, 6, 12, 19, 25, 32, 32, 32, 32, 32
+  ]  # fmt: skip
+
+
+def test_padded_linspace_repeats_the_last_frame():
+  table = clips.training_table(np.array([3]), 5, 1, "linspace", True)
+  assert clips.frame_indices(table, 0, 3, 0.5).tolist() == [0, 1, 2, 2, 2]

@@ -52,10 +52,7 @@ def _item(row: dict[str, str], split: str, where: str) -> Item:
     path, caption = row["path"], row["text"]
   else:
     path, caption = f"videos/{row['page_dir']}/{row['videoid']}.mp4", row["name"]
-  parts = pathlib.PurePosixPath(path).parts
-  # A table is not trusted to read files from elsewhere.
-  if not parts or path.startswith("/") or ".." in parts:
-    raise DataError(f"{where}: path {path!r} does not lie below the folder of the csv")
+  files.check_below(path, where)
   label = int(row["label"]) if row.get("label", "").lstrip("-").isdigit() else -1
   return Item(path, path, "video", row.get("split", "") or split, label, caption)
 

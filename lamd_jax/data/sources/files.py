@@ -17,6 +17,7 @@ import numpy as np
 from lamd_jax.data import clips
 from lamd_jax.data import frame_folder
 from lamd_jax.data import index
+from lamd_jax.data import softmotion
 from lamd_jax.data import video_file
 from lamd_jax.errors import DataError
 from lamd_jax.data.records import Entry, Listing
@@ -64,6 +65,13 @@ def check_root(root: str) -> pathlib.Path:
   if not path.is_dir():
     raise DataError(f"--config.data.root={root}: no such folder")
   return path
+
+
+def check_below(path: str, where: str) -> None:
+  """Raises DataError if a path that a file names could lie outside the data folder."""
+  parts = pathlib.PurePosixPath(path).parts
+  if not parts or path.startswith("/") or ".." in parts or "\0" in path:
+    raise DataError(f"{where}: path {path!r} does not lie below the data folder")
 
 
 def drop_lone_splits(listing: Listing) -> Listing:
@@ -136,7 +144,11 @@ class FileVideos:
     return self._entries[video].caption
 
   def digest(self) -> str:
-    lines = [f"{e.id} {e.sha256} {e.n_frames} {e.label} {e.caption}" for e in self._entries]
+    lines = [
+      f"{e.id} {e.sha256} {e.n_frames} {e.label} {e.caption}"
+      + (f" {e.kind} {e.start}" if e.count else "")
+      for e in self._entries
+    ]
     text = "\n".join(lines).encode("utf-8", "surrogateescape")
     return hashlib.sha256(text).hexdigest()
 
@@ -149,6 +161,9 @@ class FileVideos:
     bytes_now = path.stat().st_size
     if bytes_now != entry.size:
       raise DataError(f"has {bytes_now} bytes, the index says {entry.size}")
+    frames = np.asarray(frames) + entry.start
+    if entry.kind in softmotion.CAMERAS:
+      return softmotion.read(path, frames, entry.kind, entry.keyframes)
     return video_file.read(path, frames, entry.n_frames, entry.keyframes)
 
 

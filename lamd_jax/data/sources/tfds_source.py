@@ -2,7 +2,8 @@
 """TensorFlow Datasets without TensorFlow, through `tfds.data_source`.
 
 The data set must be prepared in a random-access format (ArrayRecord) and have a feature
-of uint8 videos [T,H,W,3]. `data.root`, if given, is the TFDS data_dir.
+of uint8 videos [T,H,W,3], or be a sequence of images. `data.root`, if given, is the TFDS
+data_dir. Of the two cameras of bair_robot_pushing_small `data.camera` chooses one.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class TfdsVideos:
   def __init__(self, source: Any, feature: str, where: str):
     self.where = where
     self._source, self._feature = source, feature
-    length = source.dataset_info.features[feature].shape[0]
+    length = source.dataset_info.features.get_tensor_info()[feature].shape[0]
     labelled = "label" in source.dataset_info.features
     if length is not None and not labelled:
       self.n_frames = np.full(len(source), length, np.int32)
@@ -60,18 +61,20 @@ class TfdsVideos:
     return np.asarray(self._source[video][self._feature])[frames]
 
 
-def _video_feature(features: Any, name: str) -> str:
+def _video_feature(features: Any, name: str, camera: str) -> str:
   """Returns the name of the feature that holds videos."""
+  # Of tensors, not of features: a sequence of images has its length only there.
   found = [
-    key for key, feature in features.items()
-    if len(feature.shape or ()) == 4 and feature.shape[-1] == 3
-    and getattr(feature, "np_dtype", None) == np.uint8
+    key for key, tensor in features.get_tensor_info().items()
+    if not isinstance(tensor, dict) and len(tensor.shape or ()) == 4
+    and tensor.shape[-1] == 3 and tensor.np_dtype == np.uint8
   ]  # fmt: skip
   if not found:
     raise DataError(
       f"tfds:{name} has no feature of uint8 videos [T,H,W,3], but {list(features)}"
     )
-  return "video" if "video" in found else found[0]
+  liked = [key for key in ("video", f"image_{camera}") if key in found]
+  return [*liked, *found][0]
 
 
 def open_split(config: ConfigDict, split: str) -> TfdsVideos:
@@ -87,4 +90,5 @@ def open_split(config: ConfigDict, split: str) -> TfdsVideos:
     first = str(error).strip().splitlines()[0] if str(error).strip() else ""
     raise DataError(f"{where}: {type(error).__name__}: {first}") from error
   features = source.dataset_info.features
-  return TfdsVideos(source, _video_feature(features, config.name), where)
+  feature = _video_feature(features, config.name, config.camera)
+  return TfdsVideos(source, feature, where)
