@@ -18,10 +18,13 @@ from lamd_jax.errors import ConfigError
 def _data() -> ConfigDict:
   return ConfigDict(
     dict(
-      # procedural | folder | frames | ucf101 | taichi | tfds | array_record
+      # procedural | folder | frames | landscape | ucf101 | taichi | bair | cater_gen |
+      # natops | mug | davis | csv | tfds | array_record
       source="folder",
       root="",  # folder of the data set; unused by procedural
       name="",  # TFDS name
+      camera="aux1",  # aux1 | main, of bair
+      captions="explicit",  # explicit | ambiguous, of cater_gen
       world="sky",  # procedural world
       world_mode="drift",
       num_videos=4096,  # videos in a split of a procedural world
@@ -30,10 +33,13 @@ def _data() -> ConfigDict:
       frames=16,  # T of a clip
       size=256,  # H = W of a clip, pixels
       stride=1,  # source frames from one clip frame to the next
-      # crop_antialias | crop (no antialias) | squash (aspect ignored) | letterbox
+      # crop_antialias | crop (no antialias) | squash (aspect ignored) | letterbox |
+      # natops (a box, letterboxed)
       resize="crop_antialias",
       flip=False,
-      sampling="random",  # random | tile | first | linspace: where a clip starts
+      # Where a clip starts: random | tile | first. Spread over the video, whatever the
+      # stride: linspace | jittered | very_random | mage10.
+      sampling="random",
       pad_last=False,  # repeat the last frame of videos that are too short
       max_bad_fraction=0.01,  # unreadable files tolerated before the run stops
       fps=8.0,  # display rate where the source stores none, frames a second

@@ -20,8 +20,18 @@ def fail(key: str, value: Any, limit: str) -> None:
   raise ConfigError(f"--config.{key}={value}: {limit}")
 
 
+# Sources whose clips say something else when they are mirrored.
+_NEVER_FLIPPED = {
+  "cater_gen": "captions hold coordinates",
+  "natops": "left and right are different gestures",
+}
+
+
 def _check_world(config: ConfigDict) -> None:
   data = config.data
+  if data.flip and data.source in _NEVER_FLIPPED:
+    fail("data.flip", True, f"{_NEVER_FLIPPED[data.source]}, which a flip would make"
+         " wrong; set it to False")  # fmt: skip
   if data.source != "procedural":
     return
   modes = {

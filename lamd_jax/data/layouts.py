@@ -12,8 +12,13 @@ from typing import NamedTuple
 from lamd_jax.data import frame_folder
 from lamd_jax.data import video_file
 from lamd_jax.data.sources import array_record
+from lamd_jax.data.sources import cater_gen
 from lamd_jax.data.sources import csv_table
+from lamd_jax.data.sources import davis
 from lamd_jax.data.sources import files
+from lamd_jax.data.sources import landscape
+from lamd_jax.data.sources import mug
+from lamd_jax.data.sources import natops
 
 # data.source -> the tree it reads
 TREES = {
@@ -34,6 +39,27 @@ DIR/ucfTrainTestlist/{classInd,trainlist01,testlist01}.txt
 DIR/{train,test}/<id>#start#end.mp4
   or DIR/{train,test}/<id>#start#end/*.png
   or DIR/frames/{train,test}/<clip>/*.png""",
+  "landscape": """\
+DIR/{sky_train,sky_test}/<id>/<id>_<k>/<id>_frames_000NNNNN.jpg   or what frames reads
+  or DIR/clips/<id>/<id> t0-t1.mp4 and DIR/{train,val,test}_urls.txt   QST""",
+  "bair": """\
+DIR/softmotion30_44k/{train,test}/traj_A_to_B.tfrecords   as published
+  or DIR/bair/{train,eval,test}/traj_A_to_B/<k>/<t>.png   with or without bair/
+--config.data.camera=aux1|main chooses one of the two cameras of the published files.""",
+  "cater_gen": """\
+DIR/videos/*.avi
+DIR/{train,test}_{explicit,ambiguous}.json   {"0": {"video": ..., "caption": ...}, ...}
+--config.data.captions=explicit|ambiguous""",
+  "natops": """\
+DIR/gestureGG/gGGsSS.avi and DIR/segmentation.txt   as published
+  or DIR/gGGsSSpPP/*.png                            one folder a repetition""",
+  "mug": """\
+DIR/<subject>/<expression>/<take>/*.jpg   some subjects have one more folder inside""",
+  "davis": """\
+DIR/JPEGImages/480p/<name>/00000.jpg          or Full-Resolution
+DIR/Annotations/480p/<name>/00000.png
+DIR/ImageSets/2017/{train,val}.txt
+DIR/prompts.csv with columns video,prompt     if captions are wanted""",
   "csv": """\
 DIR/*.csv with columns videoid,page_dir,name and DIR/videos/<page_dir>/<videoid>.mp4
   or DIR/*.csv with columns path,text[,label,split] and the files at DIR/<path>""",
@@ -114,41 +140,61 @@ def _tfds(root: pathlib.Path) -> Layout | None:
 
 
 def _bair(root: pathlib.Path) -> Layout | None:
-  records = "softmotion30_44k/train/*.tfrecords", "train/traj_*_to_*.tfrecords"
-  if any(_has(root, pattern) for pattern in records):
-    return Layout("BAIR robot pushing, TFRecords")
-  if _has(root, "train/traj_*_to_*") or _has(root, "bair/train/traj_*_to_*"):
-    return Layout("BAIR robot pushing, images")
+  for folder in ("softmotion30_44k", "bair", "."):
+    if not _has(root / folder, "train/traj_*_to_*"):
+      continue
+    faults = ()
+    if not _has(root / folder, "test/traj_*_to_*"):
+      faults = ("the folder test is missing",)
+    form = "TFRecords" if _has(root / folder, "train/*.tfrecords") else "images"
+    return Layout(f"BAIR robot pushing, {form}", "bair", faults=faults)
   return None
 
 
 def _cater(root: pathlib.Path) -> Layout | None:
-  if _has(root, "videos/*.avi") and _has(root, "*_explicit.json"):
-    return Layout("CATER-GEN")
-  return None
+  if not (root / "videos").is_dir():
+    return None
+  kinds = [kind for kind in cater_gen.CAPTIONS if cater_gen.lists(root, kind)]
+  if not kinds:
+    return None
+  missing = [
+    f"{split}_{kinds[0]}.json is missing"
+    for split in ("train", "test") if split not in cater_gen.lists(root, kinds[0])
+  ]  # fmt: skip
+  flags = (f"--config.data.captions={kinds[0]}",)
+  return Layout("CATER-GEN", "cater_gen", faults=tuple(missing), flags=flags)
 
 
 def _davis(root: pathlib.Path) -> Layout | None:
   if (root / "JPEGImages").is_dir() and (root / "Annotations").is_dir():
-    return Layout("DAVIS")
+    faults = []
+    if not davis.resolution(root):
+      faults.append("JPEGImages holds neither 480p nor Full-Resolution")
+    if not (root / "ImageSets" / "2017").is_dir():
+      faults.append("ImageSets/2017 is missing: splits are drawn")
+    return Layout("DAVIS", "davis", faults=tuple(faults))
   return None
 
 
 def _natops(root: pathlib.Path) -> Layout | None:
-  if (root / "segmentation.txt").is_file() or _has(root, "gesture[0-9][0-9]/g*.avi"):
-    missing = () if (root / "segmentation.txt").is_file() else ("segmentation.txt",)
-    return Layout("NATOPS", faults=tuple(f"{name} is missing" for name in missing))
+  listed = (root / natops.SEGMENTS).is_file()
+  flags = ("--config.data.resize=natops",)
+  if listed or _has(root, "gesture[0-9][0-9]/g*.avi"):
+    faults = () if listed else (f"{natops.SEGMENTS} is missing",)
+    return Layout("NATOPS", "natops", faults=faults, flags=flags)
+  if _has(root, "g[0-9][0-9]s[0-9][0-9]p[0-9][0-9]/*.png"):
+    return Layout("NATOPS, cut out", "natops", flags=flags)
   return None
-
-
-_EMOTIONS = {"anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise"}
 
 
 def _mug(root: pathlib.Path) -> Layout | None:
   for subject in _children(root)[:5]:
-    names = {path.name.lower() for path in _children(subject)}
-    if re.fullmatch(r"\d{3}", subject.name) and len(names & _EMOTIONS) >= 2:
-      return Layout("MUG facial expressions")
+    inside = _children(subject)
+    names = {path.name.lower() for path in inside}
+    # Three subjects have one more folder.
+    names |= {path.name.lower() for folder in inside[:3] for path in _children(folder)}
+    if mug.SUBJECT.match(subject.name) and len(names & set(mug.EXPRESSIONS)) >= 2:
+      return Layout("MUG facial expressions", "mug")
   return None
 
 
@@ -191,7 +237,11 @@ def _sky(root: pathlib.Path) -> Layout | None:
   if any((root / name).is_dir() for name in ("sky_train", "sky_test")):
     missing = [n for n in ("sky_train", "sky_test") if not (root / n).is_dir()]
     faults = tuple(f"the folder {name} is missing" for name in missing)
-    return Layout("Sky Time-lapse, as published", "frames", faults=faults)
+    return Layout("Sky Time-lapse, as published", "landscape", faults=faults)
+  if landscape.lists(root) and (root / "clips").is_dir():
+    missing = {"train", "test"} - set(landscape.lists(root))
+    faults = tuple(f"{split}_urls.txt is missing" for split in sorted(missing))
+    return Layout("QST, time-lapse clips", "landscape", faults=faults)
   return None
 
 

@@ -70,10 +70,12 @@ def _report_files(root: pathlib.Path, source: str) -> bool:
   print(f"videos  {len(entries)}: {', '.join(f'{s} {n}' for s, n in splits.items())}")
   for note in listing.notes:
     print(f"note    {note}")
-  for entry in bad[:_NAMED]:
-    print(f"problem {entry.path}: {entry.error}")
-  if len(bad) > _NAMED:
-    print(f"problem {len(bad) - _NAMED} more bad files, see {index.NAME}")
+  # A file that holds many videos is named once.
+  problems = list(dict.fromkeys(f"problem {e.path}: {e.error}" for e in bad))
+  for line in problems[:_NAMED]:
+    print(line)
+  if len(problems) > _NAMED:
+    print(f"problem {len(problems) - _NAMED} more bad files, see {index.NAME}")
   if not good:
     print(f"problem none of the {len(entries)} videos can be read")
     return False

@@ -17,7 +17,7 @@ from lamd_jax import limits
 TREES = {
   "Sky Time-lapse": (
     ["sky_train/a/a_1/a_frames_00000001.jpg", "sky_test/b/b_1/b_frames_00000001.jpg"],
-    "frames",
+    "landscape",
   ),
   "folders of images": (["train/a/a_1/1.jpg", "test/b/b_1/1.jpg"], "frames"),
   "UCF-101, video files, as published": (
@@ -34,13 +34,17 @@ TREES = {
   ),
   "folder of video files": (["x/a.gif", "b.gif"], "folder"),
   "BAIR robot pushing, TFRecords": (
-    ["softmotion30_44k/train/traj_0_to_255.tfrecords"], "",
+    ["softmotion30_44k/train/traj_0_to_255.tfrecords"], "bair",
   ),
-  "BAIR robot pushing, images": (["train/traj_0_to_255/0/0.png"], ""),
-  "CATER-GEN": (["videos/a.avi", "train_explicit.json"], ""),
-  "DAVIS": (["JPEGImages/480p/a/00000.jpg", "Annotations/480p/a/00000.png"], ""),
-  "NATOPS": (["gesture01/g01s01.avi", "segmentation.txt"], ""),
-  "MUG": (["008/anger/take000/1.jpg", "008/fear/take000/1.jpg"], ""),
+  "BAIR robot pushing, images": (["train/traj_0_to_255/0/0.png"], "bair"),
+  "QST": (["clips/a/a 0-9.mp4", "train_urls.txt"], "landscape"),
+  "CATER-GEN": (["videos/a.avi", "train_explicit.json"], "cater_gen"),
+  "DAVIS": (["JPEGImages/480p/a/00000.jpg", "Annotations/480p/a/00000.png"], "davis"),
+  "NATOPS": (["gesture01/g01s01.avi", "segmentation.txt"], "natops"),
+  "NATOPS, cut out": (["g01s02p03/g01s02p03-0000-0000.png"], "natops"),
+  "MUG": (["008/anger/take000/1.jpg", "008/fear/take000/1.jpg"], "mug"),
+  "MUG facial expressions": (["002/x/anger/t/1.jpg", "002/x/fear/t/1.jpg"], "mug"),
+  "Taichi-HD metadata": (["taichi-metadata.csv"], ""),
   "captioned videos": (["results.csv", "videos/000/1.mp4"], "csv"),
 }  # fmt: skip
 
@@ -80,9 +84,9 @@ def test_flags_of_a_readable_tree_and_exit_0(tmp_path, capsys, name):
 
 
 def test_unsupported_tree_is_named_and_exit_3(tmp_path, capsys):
-  _grow(tmp_path, TREES["CATER-GEN"][0])
+  _grow(tmp_path, TREES["Taichi-HD metadata"][0])
   assert doctor.main([str(tmp_path)]) == 3
-  assert "CATER-GEN" in (out := capsys.readouterr().out) and "no data.source" in out
+  assert "Taichi-HD metadata" in (out := capsys.readouterr().out) and "no data.source" in out
 
 
 def test_problems_are_listed(tmp_path, capsys):
