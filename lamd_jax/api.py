@@ -21,16 +21,19 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from lamd_jax import config as config_lib
+from lamd_jax import inputs
 from lamd_jax import long_video
 from lamd_jax import media
 from lamd_jax import rng
 from lamd_jax import run_folder
 from lamd_jax import sample_checks
+from lamd_jax import types
 from lamd_jax.data import captions
 from lamd_jax.data import pipeline
 from lamd_jax.errors import ConfigError
 from lamd_jax.errors import WeightsError
 from lamd_jax.modes import imported
+from lamd_jax.systems import lamd
 from lamd_jax.systems import lvdm_long
 from lamd_jax.systems import sampling
 from lamd_jax.systems.registry import SYSTEMS
@@ -102,6 +105,9 @@ class Model:
     n: int | None = None,
     *,
     text: str | Sequence[str] = "",
+    image: Any = None,
+    motion_from: Any = None,
+    label: int | Sequence[int] = -1,
     progress: Progress = lambda done, total: None,
     **knobs: Any,
   ) -> Clip | list[Clip]:
@@ -110,27 +116,55 @@ class Model:
     Args:
       n: how many clips; None gives one `Clip` and not a list.
       text: a caption, or several that clips take in turn; "" for none.
+      image: what is to move, in systems that animate: a path, an array [H,W,3] uint8,
+        or a list of them that clips take in turn; None takes held-out clips' first
+        frames from the run's data.
+      motion_from: a path, a `Clip` or an array [T,H,W,3] uint8 whose motion the image
+        takes over; nothing is generated then.
+      label: a class, or several that clips take in turn; -1 for none.
       progress: called with (clips done, clips in all).
       **knobs: the names and defaults of `--sample.*` (config.sample_defaults):
         frames, seed, sampler, steps, spacing, eta, guidance, batch, decode_chunk, fps;
-        and for videos of any length long, noise_level, null, overlap.
+        replace_first_frame, and for videos of any length long, noise_level, null,
+        overlap.
 
     Returns:
       A `Clip`, or a list of n. Clip i is a function of the weights, the knobs and i.
 
     Raises:
       ConfigError: a knob that is unknown or out of range, in one line.
+      DataError: an image or a video that cannot be read, likewise.
     """
-    texts = [text] if isinstance(text, str) else list(text)
-    settings = self._settings({**knobs, "n": 1 if n is None else n, "text": texts[0]})
+    settings, given = self._asked(n, text, image, motion_from, label, knobs)
     fps = settings.fps or self.fps
     if settings.long == "none":
-      made = self._run(settings, texts, progress)
+      made = self._run(settings, given, progress)
     else:
       videos = [self.long_video(i, **knobs) for i in range(settings.n)]
       made = [np.concatenate(list(stream(video))) for video in videos]
     clips = [Clip(frames, fps) for frames in made]
     return clips[0] if n is None else clips
+
+  def denoising_strip(
+    self, *, text: str = "", image: Any = None, label: int = -1, **knobs: Any
+  ) -> np.ndarray:
+    """Decodes the states of one chain, from pure noise to the clip.
+
+    Arguments are those of `generate`; the knob `strip` says how many states, evenly
+    spaced among those of the chain. Returns clips [strip,T,H,W,3] uint8.
+    """
+    settings, given = self._asked(None, text, image, None, label, knobs)
+    if not self.system.animates_images or not settings.strip:
+      raise ConfigError(
+        f"strip={settings.strip}: at least 2, and of a system that lets images move"
+      )
+    prompt = self._prompt(given, np.zeros(1, np.int32))
+    states = jax.jit(self.system.denoising_states, static_argnums=4)(
+      self.weights, _streams(settings), jnp.zeros(1, jnp.int32), prompt, _sampler(settings)
+    )[:, 0]
+    states = states[np.linspace(0, len(states) - 1, settings.strip).round().astype(int)]
+    repeated = jax.tree.map(lambda x: np.repeat(x, settings.strip, axis=0), prompt)
+    return self.decode(states, settings.decode_chunk, repeated)
 
   def long_video(self, number: int = 0, **knobs: Any) -> long_video.LongVideo:
     """Plans a video of any length, `number` of those that the knobs describe.
@@ -164,41 +198,98 @@ class Model:
         raise WeightsError(f"the stage {stage} of this run is not trained to its end")
     return settings
 
-  def _tokens(self, texts: Sequence[str], index: np.ndarray) -> np.ndarray | None:
-    if self._tokenize is None:
-      return None
-    return np.stack([self._tokenize(texts[i % len(texts)]) for i in index])
+  def _asked(
+    self, n: int | None, text: Any, image: Any, motion_from: Any, label: Any,
+    knobs: Mapping[str, Any],
+  ) -> tuple[ConfigDict, inputs.Given]:  # fmt: skip
+    """Checks what `generate` was asked; reads the files that it names."""
+    texts = [text] if isinstance(text, str) else list(text)
+    labels = [label] if isinstance(label, int) else list(label)
+    lone = image is None or isinstance(image, str | os.PathLike | np.ndarray)
+    images = [image] if lone else list(image)
+    images = [x for x in images if isinstance(x, np.ndarray) or x]
+    name = lambda x: os.fspath(x) if isinstance(x, str | os.PathLike) else "(an array)"
+    settings = self._settings({
+      **knobs, "n": 1 if n is None else n, "text": texts[0], "label": int(max(labels)),
+      "image": name(images[0]) if images else "",
+      "motion_from": "" if motion_from is None else name(motion_from),
+    })  # fmt: skip
+    if not self.system.animates_images:
+      return settings, inputs.Given(texts, labels, None, None)
+    clip = motion_from.frames if isinstance(motion_from, Clip) else motion_from
+    images, motion, notes = inputs.gather(
+      self.config.data, self.config.seed, settings.n, images, clip
+    )
+    for note in notes:
+      print(note, flush=True)
+    return settings, inputs.Given(texts, labels, images, motion)
+
+  def _prompt(self, given: inputs.Given, index: np.ndarray) -> types.Prompt:
+    """The rows of a batch; what there are fewer of than clips is taken in turn."""
+    turn = lambda values: [values[i % len(values)] for i in index]
+    tokens = label = image = None
+    if self._tokenize is not None:
+      tokens = np.stack([self._tokenize(text) for text in turn(given.texts)])
+    if given.images is not None:
+      image = np.stack(turn(given.images))
+    classes = self.config.model.motion.num_classes
+    if self.system.animates_images and classes:
+      label = np.array(turn(given.labels), np.int32)
+      label = np.where(label < 0, classes, label)  # the null class
+    return types.Prompt(tokens, label, image)
 
   def _run(
-    self, settings: ConfigDict, texts: Sequence[str], progress: Progress
+    self, settings: ConfigDict, given: inputs.Given, progress: Progress
   ) -> list[np.ndarray]:
-    sampler = _sampler(settings)
-    streams = rng.Streams(rng.root(settings.seed), jnp.zeros((), jnp.int32))
+    sampler, streams = _sampler(settings), _streams(settings)
     batch = min(settings.batch, settings.n)
     clips: list[np.ndarray] = []
     for start in range(0, settings.n, batch):
       # The last batch is filled up, so that one compiled program serves all.
       index = np.arange(start, start + batch, dtype=np.int32)
-      tokens = self._tokens(texts, index)
-      latents = self._sample(
-        self.weights, streams, index, tokens, sampler, settings.frames
-      )
-      clips.extend(self.decode(latents, settings.decode_chunk))
+      prompt = self._prompt(given, index)
+      if given.motion is None:
+        latents = self._sample(
+          self.weights, streams, index, prompt, sampler, settings.frames
+        )
+      else:
+        latents = self._motion(self.weights, given.motion[None])
+        latents = jnp.repeat(latents, batch, axis=0)
+      made = self.decode(latents, settings.decode_chunk, prompt)
+      if settings.replace_first_frame:
+        made = np.asarray(lamd.with_first_frame(made, prompt.image))
+      clips.extend(made)
       progress(min(start + batch, settings.n), settings.n)
     return clips[: settings.n]
 
-  def decode(self, latents: jax.Array, chunk: int) -> np.ndarray:
-    """Decodes latents [N,t,h,w,c], `chunk` clips at once; returns uint8 on the host."""
-    return _in_chunks(lambda z: self._decode(self.weights, z), latents, chunk)
+  @functools.cached_property
+  def _motion(self) -> Callable[..., jax.Array]:
+    return jax.jit(self.system.motion)
+
+  def decode(
+    self, latents: jax.Array, chunk: int, prompt: types.Prompt = types.Prompt()
+  ) -> np.ndarray:
+    """Decodes latents [N,t,h,w,c] made with `prompt`, `chunk` clips at once.
+
+    Returns uint8 on the host.
+    """
+    rows = (latents, prompt)
+    return _in_chunks(lambda x: self._decode(self.weights, *x), rows, chunk)
 
   def reconstruct(self, clips: np.ndarray, chunk: int = 4) -> np.ndarray:
     """Encodes and decodes clips [N,T,H,W,3] uint8, without noise."""
     return _in_chunks(lambda x: self._reconstruct(self.weights, x), clips, chunk)
 
-  def random_latents(self, n: int, seed: int, chunk: int = 4) -> np.ndarray:
-    """Decodes standard normal latents: the baseline of generation."""
+  def random_latents(
+    self, n: int, seed: int, images: np.ndarray | None = None, chunk: int = 4
+  ) -> np.ndarray:
+    """Decodes standard normal latents: the baseline of generation.
+
+    `images` [n,1,H,W,3] uint8 are what moves, in systems that animate.
+    """
     streams = rng.Streams(rng.root(seed), jnp.zeros((), jnp.int32))
-    return self.decode(self.system.random_latents(streams, jnp.arange(n)), chunk)
+    latents = self.system.random_latents(streams, jnp.arange(n))
+    return self.decode(latents, chunk, types.Prompt(image=images))
 
 
 def stream(video: long_video.LongVideo) -> Iterator[np.ndarray]:
@@ -209,6 +300,10 @@ def stream(video: long_video.LongVideo) -> Iterator[np.ndarray]:
     yield frames
 
 
+def _streams(settings: ConfigDict) -> rng.Streams:
+  return rng.Streams(rng.root(settings.seed), jnp.zeros((), jnp.int32))
+
+
 def _sampler(settings: ConfigDict) -> sampling.SamplerSettings:
   return sampling.SamplerSettings(
     settings.sampler, settings.steps, settings.eta, settings.spacing, settings.guidance
@@ -216,14 +311,17 @@ def _sampler(settings: ConfigDict) -> sampling.SamplerSettings:
 
 
 def _in_chunks(run: Callable[[Any], jax.Array], rows: Any, chunk: int) -> np.ndarray:
-  """Applies `run` to `chunk` rows at a time; the last chunk repeats its last row."""
+  """Applies `run` to `chunk` rows at a time; the last chunk repeats its last row.
+
+  `rows` is an array or a tree of arrays with as many rows each.
+  """
+  count = len(jax.tree.leaves(rows)[0])
   done = []
-  for start in range(0, len(rows), chunk):
-    part = rows[start : start + chunk]
-    short = chunk - len(part)
-    if short and start:
-      part = jnp.concatenate([part, jnp.repeat(part[-1:], short, axis=0)])
-    done.append(np.asarray(run(part))[: len(rows) - start])
+  for start in range(0, count, chunk):
+    # A first chunk that is short stays so: there is no program for longer ones yet.
+    places = np.arange(start, start + chunk if start else min(chunk, count))
+    part = jax.tree.map(lambda x: x[np.minimum(places, count - 1)], rows)
+    done.append(np.asarray(run(part))[: count - start])
   return np.concatenate(done)
 
 

@@ -80,22 +80,7 @@ def _model() -> ConfigDict:
         latent_channels=4,
         groups=32,
       ),
-      denoiser=dict(
-        channels=256,
-        channel_mult=(1, 2, 3, 4),
-        res_blocks=3,
-        attention_downsample=(2, 4, 8),
-        heads=4,
-        temporal_kernel=1,
-        temporal_length=4,  # latent frames; also the reach of relative positions
-        relative_position=True,
-        rel_pos_key_transposed=True,  # as in the released LVDM weights
-        scale_shift_norm=True,
-        resblock_updown=False,
-        transformer=False,
-        context_dim=0,
-        noise_level_classes=0,
-      ),
+      denoiser=_denoiser(),
       text=dict(
         encoder="none",  # none | small (trained with the denoiser) | clip (frozen)
         width=768,
@@ -112,7 +97,54 @@ def _model() -> ConfigDict:
       ),
       # weights: a safetensors file made by tools.convert, or none (opt-out).
       perceptual=dict(weights=""),
+      motion=_motion(),
     )
+  )
+
+
+def _denoiser() -> dict[str, object]:
+  return dict(
+    channels=256,
+    channel_mult=(1, 2, 3, 4),
+    res_blocks=3,
+    attention_downsample=(2, 4, 8),
+    heads=4,
+    head_channels=0,  # channels a head, whose number then follows; 0: `heads`
+    temporal_kernel=1,
+    temporal_length=4,  # latent frames; also the reach of relative positions
+    relative_position=True,
+    rel_pos_key_transposed=True,  # as in the released LVDM weights
+    scale_shift_norm=True,
+    resblock_updown=False,
+    transformer=False,
+    context_dim=0,
+    noise_level_classes=0,
+  )
+
+
+def _motion() -> dict[str, object]:
+  """LaMD's latent, of one map a clip, and how its generator learns of the content."""
+  return dict(
+    autoencoder=dict(
+      latent_channels=3,
+      content_channels=64,  # 2-D encoder of the first frame
+      content_mult=(1, 2, 4),  # one a scale, finest first
+      content_blocks=2,  # a scale
+      content_attention=False,  # at the coarsest scale
+      content_groups=32,  # of its norms
+      encoder_widths=(64, 128, 256),  # 3-D encoder, one a scale, finest first
+      decoder_widths=(64, 128, 256),
+      decoder_blocks=1,  # a doubling of time
+      fusion="concat",  # concat | spade: how content enters the decoder
+      groups=16,  # of the norms of the 3-D networks
+    ),
+    normalization="batch",  # none | batch | layer | l2: of z_m, before it is decoded
+    momentum=0.1,  # of the running statistics, a step
+    content_cond="concat",  # concat | crossattn | both: how the generator gets content
+    concat_channels=64,
+    content_pool=1,  # side of the squares of content that make one token
+    context_width=768,  # of a token; with text model.text.width
+    num_classes=0,  # 0: the generator takes no class
   )
 
 
@@ -125,6 +157,12 @@ def _loss() -> ConfigDict:
       kl_weight=0.0,
       gan_weight=0.5,
       gan_start=50_001,  # first step with the adversarial term
+      gan="hinge",  # hinge | vanilla: the critic's own loss
+      # Of LaMD's autoencoder alone:
+      kl_reduction="mean",  # mean | clip | sum: see autoencoder_loss.kl_divisor
+      beta_mode="fixed",  # fixed (kl_weight) | pid (holds the KL at kl_target)
+      kl_target=50.0,  # nats a clip
+      perceptual_frames=0,  # frames of a clip that LPIPS is computed of; 0: all
     )
   )
 
@@ -226,6 +264,8 @@ def defaults() -> ConfigDict:
         diffusion=_optim(),
         prediction=_optim(),
         interpolation=_optim(),
+        motion_autoencoder=_optim(),
+        motion_diffusion=_optim(),
       ),
       train=_train(),
     )
@@ -245,6 +285,12 @@ def sample_defaults() -> ConfigDict:
       eta=0.0,  # DDIM's noise: 0 deterministic, 1 as DDPM
       guidance=0.0,  # classifier-free guidance; 1: off, 0: the run's diffusion.guidance
       text="",  # a prompt, or a .txt file with one a line
+      # For systems that let an image move (LaMD):
+      image="",  # a file; "": first frames of held-out clips of the run's data
+      motion_from="",  # a video whose motion the image takes over; "": generated
+      label=-1,  # class; -1: none
+      replace_first_frame=False,  # the image itself instead of its reconstruction
+      strip=0,  # states of the chain in strip.png, from noise to the clip; 0: none
       # Videos of any length: none | autoregressive | hierarchical | sliding
       long="none",
       noise_level=100,  # of the known frames, in levels of the schedule; 0: none

@@ -13,6 +13,8 @@ FORMATS = ("mp4", "gif", "png", "npz")
 
 def time_factor(config: ConfigDict) -> int:
   """Returns how many frames a latent stands for."""
+  if config.system == "lamd":
+    return config.data.frames
   image = config.model.first_stage == "image"
   return 1 if image else config.model.autoencoder.downsample[0]
 
@@ -31,6 +33,8 @@ def stages_of(sample: ConfigDict, config: ConfigDict) -> tuple[str, ...]:
   Raises:
     ConfigError: the run's config trains no such stage.
   """
+  if config.system == "lamd":
+    return _motion_stages(sample, config)
   dense = dense_stage(config)
   needed = {
     "none": ("diffusion",) if "diffusion" in config.stages else (dense,),
@@ -48,6 +52,17 @@ def stages_of(sample: ConfigDict, config: ConfigDict) -> tuple[str, ...]:
   return ("autoencoder", *needed)
 
 
+def _motion_stages(sample: ConfigDict, config: ConfigDict) -> tuple[str, ...]:
+  if sample.motion_from:
+    return ("motion_autoencoder",)
+  if "motion_diffusion" not in config.stages:
+    raise ConfigError(
+      "this run trains no motion_diffusion, so it can only take a motion over: name a"
+      " video, --sample.motion_from=FILE"
+    )
+  return ("motion_autoencoder", "motion_diffusion")
+
+
 def check_sample(sample: ConfigDict, config: ConfigDict) -> None:
   """Raises ConfigError if `--sample.*` does not fit the run's config."""
   for key, value in limits.leaves(sample):
@@ -62,10 +77,57 @@ def check_sample(sample: ConfigDict, config: ConfigDict) -> None:
       f"--sample.text={sample.text}: this run's model takes no text"
       " (model.text.encoder=none)"
     )
+  if config.system == "lamd":
+    _check_animation(sample, config)
+    return
+  for key, off in _ANIMATION.items():
+    if sample[key] != off:
+      raise ConfigError(
+        f"--sample.{key}={sample[key]}: is for systems that let an image move, such as"
+        f" lamd; this run is one of {config.system}"
+      )
   if sample.long == "none":
     _check_short(sample, config)
   else:
     _check_long(sample, config)
+
+
+# What only makes sense where an image is made to move, and the value that means off.
+_ANIMATION = {
+  "image": "", "motion_from": "", "label": -1, "replace_first_frame": False, "strip": 0,
+}  # fmt: skip
+
+
+def _check_animation(sample: ConfigDict, config: ConfigDict) -> None:
+  classes = config.model.motion.num_classes
+  if sample.long != "none":
+    raise ConfigError(
+      f"--sample.long={sample.long}: this system makes clips of {config.data.frames}"
+      " frames; long videos are made by lvdm"
+    )
+  if sample.frames not in (0, config.data.frames):
+    raise ConfigError(
+      f"--sample.frames={sample.frames}: this run's decoder makes"
+      f" {config.data.frames} frames; leave it at 0"
+    )
+  if sample.label >= max(classes, 0) and sample.label != -1:
+    known = f"0 to {classes - 1}" if classes else "none: model.motion.num_classes=0"
+    raise ConfigError(f"--sample.label={sample.label}: classes of this run are {known}")
+  if sample.guidance not in (0, 1) and config.model.text.encoder == "none" and not classes:
+    raise ConfigError(
+      f"--sample.guidance={sample.guidance}: this run's model has neither text nor"
+      " class to be guided by; leave it at 1"
+    )
+  if sample.motion_from and (sample.text or sample.label != -1 or sample.strip):
+    raise ConfigError(
+      f"--sample.motion_from={sample.motion_from}: the motion is that clip's; leave"
+      " text, label and strip out"
+    )
+  if sample.strip == 1 or sample.strip > sample.steps + 1:
+    raise ConfigError(
+      f"--sample.strip={sample.strip}: a chain of --sample.steps={sample.steps} has"
+      f" states 2 to {sample.steps + 1}"
+    )
 
 
 def _check_short(sample: ConfigDict, config: ConfigDict) -> None:

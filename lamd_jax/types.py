@@ -39,6 +39,15 @@ class LatentBatch(NamedTuple):
   index: Array  # [B] int32, as in VideoBatch
   label: Array | None = None  # [B] int32 class
   tokens: Array | None = None  # [B,N] int32, the caption
+  image: Array | None = None  # [B,1,H,W,3] uint8, first frames, where content is apart
+
+
+class Prompt(NamedTuple):
+  """What each clip of a batch is to show; None where nothing is said."""
+
+  tokens: Array | None = None  # [B,N] int32, the caption
+  label: Array | None = None  # [B] int32 class
+  image: Array | None = None  # [B,1,H,W,3] uint8, the first frame
 
 
 class Conditions(NamedTuple):

@@ -46,7 +46,13 @@ def _check_world(config: ConfigDict) -> None:
          " make wrong; set it to False")  # fmt: skip
 
 
-def _check_model(config: ConfigDict) -> None:
+_STAGES = {
+  "lvdm": ("autoencoder", "diffusion", "prediction", "interpolation"),
+  "lamd": ("motion_autoencoder", "motion_diffusion"),
+}
+
+
+def _check_lvdm(config: ConfigDict) -> None:
   autoencoder = config.model.autoencoder
   if len(autoencoder.downsample) != 3:
     fail("model.autoencoder.downsample", autoencoder.downsample,
@@ -60,8 +66,41 @@ def _check_model(config: ConfigDict) -> None:
          f"must divide 2 x channels = {autoencoder.channels * 2}")  # fmt: skip
   _check_sizes(config)
   _check_denoiser(config)
-  _check_text(config)
+  _check_text(config, config.model.denoiser.transformer)
   _check_imported(config)
+
+
+def _check_lamd(config: ConfigDict) -> None:
+  motion, data, denoiser = config.model.motion, config.data, config.model.denoiser
+  sizes, key = motion.autoencoder, "model.motion.autoencoder"
+  for name, groups in (("encoder_widths", "groups"), ("decoder_widths", "groups"),
+                       ("content_mult", "content_groups")):  # fmt: skip
+    unit = sizes.content_channels if name == "content_mult" else 1
+    if len(sizes[name]) != len(sizes.encoder_widths):
+      fail(f"{key}.{name}", sizes[name],
+           f"needs one number a scale, as encoder_widths={sizes.encoder_widths}")  # fmt: skip
+    for width in sizes[name]:
+      if unit * width % sizes[groups]:
+        fail(f"{key}.{groups}", sizes[groups], f"must divide the width {unit * width}")
+  factor = 2 ** (len(sizes.encoder_widths) - 1)
+  total = factor * math.lcm(2 ** (len(denoiser.channel_mult) - 1), motion.content_pool)
+  if data.size % total:
+    fail("data.size", data.size,
+         f"not divisible by {total} (motion map, denoiser levels and content_pool);"
+         f" nearest: {max(1, round(data.size / total)) * total}")  # fmt: skip
+  if data.frames < 2:
+    fail("data.frames", data.frames, "a motion needs at least 2")
+  if denoiser.head_channels and any(
+    denoiser.channels * mult % denoiser.head_channels for mult in denoiser.channel_mult
+  ):
+    fail("model.denoiser.head_channels", denoiser.head_channels,
+         f"must divide every width, {denoiser.channels} x {denoiser.channel_mult}")  # fmt: skip
+  _check_denoiser(config)
+  # Its transformer has attention to a context wherever there is one.
+  _check_text(config, config.model.text.encoder != "none")
+
+
+_MODELS = {"lvdm": _check_lvdm, "lamd": _check_lamd}
 
 
 def _factors(config: ConfigDict) -> tuple[int, int, int]:
@@ -102,18 +141,18 @@ def _check_imported(config: ConfigDict) -> None:
          "and the stage autoencoder: take one of them out")  # fmt: skip
 
 
-def _check_text(config: ConfigDict) -> None:
+def _check_text(config: ConfigDict, attends: bool) -> None:
   text, data = config.model.text, config.data
   wanted = {"none": "none", "small": "words", "clip": "clip"}[text.encoder]
   if data.tokenizer != wanted:
     fail("data.tokenizer", data.tokenizer,
          f"must be {wanted} with model.text.encoder={text.encoder}")  # fmt: skip
   if text.encoder == "none":
-    if config.model.denoiser.transformer:
+    if attends:
       fail("model.denoiser.transformer", True,
           "attends to text; choose a model.text.encoder")  # fmt: skip
     return
-  if not config.model.denoiser.transformer:
+  if not attends:
     fail("model.denoiser.transformer", False,
          f"must be True with model.text.encoder={text.encoder}")  # fmt: skip
   if text.width % text.heads:
@@ -141,7 +180,7 @@ def _check_denoiser(config: ConfigDict) -> None:
     fail("model.denoiser.channels", denoiser.channels,
          "must be a multiple of 32, the groups of its norms")  # fmt: skip
   for mult in denoiser.channel_mult:
-    if denoiser.channels * mult % denoiser.heads:
+    if not denoiser.head_channels and denoiser.channels * mult % denoiser.heads:
       fail("model.denoiser.heads", denoiser.heads,
            f"must divide every width, {denoiser.channels} x {mult}")  # fmt: skip
   deepest = 2 ** (len(denoiser.channel_mult) - 1)
@@ -154,7 +193,7 @@ def _check_denoiser(config: ConfigDict) -> None:
 
 
 def _check_optim(config: ConfigDict, devices: int) -> None:
-  known = tuple(config.optim)
+  known = _STAGES[config.system]
   if not config.stages:
     fail("stages", config.stages, f"names no stage; choose from {', '.join(known)}")
   for stage in config.stages:
@@ -196,6 +235,6 @@ def check_config(config: ConfigDict, devices: int) -> None:
   for key, value in limits.leaves(config):
     limits.check_leaf("config", key, value)
   _check_world(config)
-  _check_model(config)
+  _MODELS[config.system](config)
   _check_diffusion(config)
   _check_optim(config, 1 if config.train.mesh == "one" else devices)

@@ -58,3 +58,25 @@ def text_config(**overrides):
     "model__text__layers": 1, "model__text__heads": 2, "loss__gan_weight": 0.0,
     **overrides,
   })  # fmt: skip
+
+
+def lamd_config(**overrides):
+  """LaMD on the captioned world: 6 frames of 16x16, a motion map of 4x4x2."""
+  return config(**{
+    "system": "lamd", "stages": ("motion_autoencoder", "motion_diffusion"),
+    "data__world": "cater", "data__world_mode": "v1", "data__tokenizer": "words",
+    "data__tokens": 24, "data__vocabulary_size": 256, "data__frames": 6,
+    "model__denoiser__scale_shift_norm": False, "model__text__encoder": "small",
+    "model__text__width": 16, "model__text__layers": 1, "model__text__heads": 2,
+    "model__motion__autoencoder__latent_channels": 2,
+    "model__motion__autoencoder__content_channels": 4,
+    "model__motion__autoencoder__content_mult": (1, 1, 2),
+    "model__motion__autoencoder__content_blocks": 1,
+    "model__motion__autoencoder__content_groups": 4,
+    "model__motion__autoencoder__encoder_widths": (4, 4, 4),
+    "model__motion__autoencoder__decoder_widths": (4, 4, 4),
+    "model__motion__autoencoder__groups": 4,
+    "model__motion__concat_channels": 4, "model__motion__content_cond": "both",
+    "model__discriminator__kind": "video", "model__discriminator__norm": "group",
+    **overrides,
+  })  # fmt: skip

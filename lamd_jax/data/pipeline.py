@@ -172,6 +172,15 @@ def in_order(
       yield next(made)
 
 
+def _evaluation_table(
+  videos: Videos, config: ConfigDict, count: int, seed: int
+) -> clip_tables.ClipTable:
+  return clip_tables.evaluation_table(
+    videos.n_frames, config.frames, config.stride, config.sampling, config.pad_last,
+    count, seed,
+  )  # fmt: skip
+
+
 def clips(data_config: ConfigDict, split: str, count: int, seed: int) -> np.ndarray:
   """Returns the first `count` evaluation clips, [N,T,H,W,3] uint8, never flipped.
 
@@ -179,10 +188,7 @@ def clips(data_config: ConfigDict, split: str, count: int, seed: int) -> np.ndar
   second from any; N is smaller than `count` where the split has no more.
   """
   videos, _, skipped = _open(data_config, split)
-  table = clip_tables.evaluation_table(
-    videos.n_frames, data_config.frames, data_config.stride, data_config.sampling,
-    data_config.pad_last, count, seed,
-  )  # fmt: skip
+  table = _evaluation_table(videos, data_config, count, seed)
   rows = len(table.video)
   if rows < count:
     logging.warning(
@@ -196,13 +202,20 @@ def clips(data_config: ConfigDict, split: str, count: int, seed: int) -> np.ndar
     return np.stack([clip["video"] for clip in made])
 
 
+def labels(
+  data_config: ConfigDict, split: str, count: int, seed: int
+) -> np.ndarray | None:
+  """Returns the classes [N] int32 of `clips` of the same arguments, if there are any."""
+  videos, _, _ = _open(data_config, split)
+  if videos.labels is None:
+    return None
+  return videos.labels[_evaluation_table(videos, data_config, count, seed).video]
+
+
 def captions(data_config: ConfigDict, split: str, count: int, seed: int) -> list[str]:
   """Returns the captions of `clips` of the same arguments."""
   videos, _, _ = _open(data_config, split)
-  table = clip_tables.evaluation_table(
-    videos.n_frames, data_config.frames, data_config.stride, data_config.sampling,
-    data_config.pad_last, count, seed,
-  )  # fmt: skip
+  table = _evaluation_table(videos, data_config, count, seed)
   return [videos.caption(int(video)) for video in table.video]
 
 

@@ -53,7 +53,8 @@ def _batch(
   batch = types.VideoBatch(
     jax.ShapeDtypeStruct(shape, jnp.uint8),
     jax.ShapeDtypeStruct((rows,), jnp.int32),
-    tokens=tokens,
+    jax.ShapeDtypeStruct((rows,), jnp.int32) if config.model.motion.num_classes else None,
+    tokens,
   )
   if config.train.latent_cache and stage.trains_on_latents:
     return jax.eval_shape(stage.encode, frozen, batch)

@@ -32,9 +32,14 @@ def _clips(
   real = pipeline.clips(config.data, config.data.eval_split, 2 * n, config.seed)
   # The reference and the floor must not share clips.
   reference, other = real[::2], real[1::2]
+  # A system that animates starts from the reference's first frames, as its baseline does.
+  images = reference[:, :1] if model.system.animates_images else None
+  labels = pipeline.labels(config.data, config.data.eval_split, 2 * n, config.seed)
   made = model.generate(
     len(reference),
     text=_texts(config, evaluation) or "",
+    image=None if images is None else list(images[:, 0]),
+    label=-1 if labels is None or images is None else [int(x) for x in labels[::2]],
     sampler=evaluation.sampler,
     steps=evaluation.steps,
     spacing=evaluation.spacing,
@@ -49,7 +54,9 @@ def _clips(
     "reconstructed": model.reconstruct(reference),
     "generated": np.stack([clip.frames for clip in made]),
     "repeated first frame": clip_report.repeat_first_frame(reference),
-    "decoded random latents": model.random_latents(len(reference), evaluation.seed),
+    "decoded random latents": model.random_latents(
+      len(reference), evaluation.seed, images
+    ),
   }
 
 

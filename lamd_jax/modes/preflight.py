@@ -33,7 +33,8 @@ def _missing_data(config: ConfigDict) -> str:
 
 def _missing_autoencoder(config: ConfigDict, workdir: epath.Path) -> str:
   path = config.model.autoencoder_weights
-  if "autoencoder" in config.stages or (workdir / "autoencoder").exists():
+  ours = "autoencoder" in config.stages or (workdir / "autoencoder").exists()
+  if config.system != "lvdm" or ours:
     return ""
   if path and pathlib.Path(imported.find(path, workdir)).is_file():
     return ""
@@ -43,7 +44,8 @@ def _missing_autoencoder(config: ConfigDict, workdir: epath.Path) -> str:
 
 def _missing_text(config: ConfigDict, workdir: epath.Path) -> str:
   text, data = config.model.text, config.data
-  if text.encoder != "clip" or "diffusion" not in config.stages:
+  reads_text = {"diffusion", "motion_diffusion"} & set(config.stages)
+  if text.encoder != "clip" or not reads_text:
     return ""
   lines = []
   path = imported.find(text.weights, workdir)
@@ -62,7 +64,8 @@ def _missing_text(config: ConfigDict, workdir: epath.Path) -> str:
 
 def _missing_weights(config: ConfigDict) -> str:
   path = config.model.perceptual.weights
-  unused = not config.loss.perceptual_weight or "autoencoder" not in config.stages
+  trained = {"autoencoder", "motion_autoencoder"} & set(config.stages)
+  unused = not config.loss.perceptual_weight or not trained
   if unused or path == "none" or (path and pathlib.Path(path).expanduser().is_file()):
     return ""
   return f"weights: {perceptual.how_to_get(path)}"

@@ -100,12 +100,17 @@ def run(config: ConfigDict, workdir: epath.Path, sample: ConfigDict) -> int:
   folder = pathlib.Path(sample.out or workdir / "samples" / name)
   knobs = {k: v for k, v in sample.items() if k not in _OF_FILES}
   knobs["text"] = _texts(sample.text)
+  knobs |= {"image": sample.image or None, "motion_from": sample.motion_from or None}
   started = time.monotonic()
   show = lambda done, total: print(f"\rsampled {done}/{total} clips", end="", flush=True)
   clips = model.generate(sample.n, progress=show, **knobs)
   seconds = time.monotonic() - started
   print(f" in {seconds:.1f} s, compilation included", flush=True)
   write_clips(folder, clips, sample.formats)
+  if sample.strip:
+    del knobs["motion_from"]
+    states = model.denoising_strip(**{**knobs, "text": knobs["text"][0]})
+    media.write_png(folder / "strip.png", media.filmstrip(states))
   record = {
     "sample": sample.to_dict(),
     "config_hash": run_folder.config_hash(config),

@@ -86,8 +86,9 @@ def _preview_batch(
   if tokenize is not None:
     texts = pipeline.captions(data, data.eval_split, count, config.seed)
     tokens = np.stack([tokenize(text) for text in texts])
+  labels = pipeline.labels(data, data.eval_split, count, config.seed)
   index = np.arange(len(video), dtype=np.int32)
-  return types.VideoBatch(video, index, tokens=tokens)
+  return types.VideoBatch(video, index, labels, tokens)
 
 
 def _endless_pixels(
@@ -115,7 +116,7 @@ def _cached_latents(
   clips = {"clips": pipeline.fingerprint(data, split), "windows": windows}
   # What the stage's `encode` keeps of a clip, and the weights that it reads.
   clips["stage"] = stage.name
-  name = latent_cache.key({"autoencoder": frozen["autoencoder"]}, clips)
+  name = latent_cache.key({stage.encoded_by: frozen[stage.encoded_by]}, clips)
   dataset = latent_cache.build(
     stage,
     frozen,

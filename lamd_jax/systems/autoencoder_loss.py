@@ -35,12 +35,41 @@ Critic = Callable[[Tree, Tree, jax.Array], tuple[jax.Array, Tree]]
 
 _DISTANCES = {"l1": jnp.abs, "mse": jnp.square}
 _MAX_RATIO = 1e4
+_KP, _KI = 0.01, -1e-4  # gains of the controller of beta
 
 
 def kl_per_clip(mean: jax.Array, log_variance: jax.Array) -> jax.Array:
   """KL of N(mean, exp(log_variance)) from N(0, 1): nats a clip, mean over clips."""
   nats = 0.5 * (jnp.square(mean) + jnp.exp(log_variance) - 1 - log_variance)
   return nats.sum() / mean.shape[0]
+
+
+def kl_divisor(reduction: str, mean: jax.Array, x: jax.Array) -> int:
+  """What nats a clip are divided by, beside a distance that is a mean over pixels.
+
+  Args:
+    reduction: what a weight of the KL is meant with.
+      mean   the KL a mean over latents, the distance one over pixels
+      clip   the KL a sum over a clip, the distance a mean: thousands of times stronger
+      sum    both sums over a clip, as latent diffusion has it, scaled to a mean
+    mean: [B,...], the posterior's.
+    x: [B,T,H,W,3], the clips.
+  """
+  return {"mean": mean[0].size, "clip": 1, "sum": x[0].size}[reduction]
+
+
+def controlled_beta(
+  kl: jax.Array, integral: jax.Array, target: float
+) -> tuple[jax.Array, jax.Array]:
+  """Holds the KL at `target` nats a clip: (beta, the integral to go on from).
+
+  e = target - KL, I += Ki e, beta = clip(Kp / (1 + exp(e)) + I, 0, 1), with the gains of
+  MAGE+'s code. I is clipped as well; there it may run away.
+  """
+  error = target - kl
+  integral = jnp.clip(integral + _KI * error, 0, 1)
+  # sigmoid(-e) and not 1 / (1 + exp(e)), which overflows while the KL is far too small.
+  return jnp.clip(_KP * jax.nn.sigmoid(-error) + integral, 0, 1), integral
 
 
 def negative_log_likelihood(
@@ -72,6 +101,15 @@ def hinge(real: jax.Array, fake: jax.Array) -> jax.Array:
   return 0.5 * (jax.nn.relu(1 - real).mean() + jax.nn.relu(1 + fake).mean())
 
 
+def vanilla(real: jax.Array, fake: jax.Array) -> jax.Array:
+  """-log D(x) - log(1 - D(r)), halved, of logits."""
+  return 0.5 * (jax.nn.softplus(-real).mean() + jax.nn.softplus(fake).mean())
+
+
+# Keys of loss.gan. The generator's part is -mean D(r) with both, as in the releases.
+CRITIC_LOSSES = {"hinge": hinge, "vanilla": vanilla}
+
+
 class Adversarial(NamedTuple):
   """What the critic contributes to a step."""
 
@@ -82,9 +120,14 @@ class Adversarial(NamedTuple):
 
 
 def adversarial(
-  critic: Critic, params: Tree, statistics: Tree, x: jax.Array, r: jax.Array
+  critic: Critic,
+  params: Tree,
+  statistics: Tree,
+  x: jax.Array,
+  r: jax.Array,
+  kind: str,
 ) -> Adversarial:
-  """Runs the critic on x and on the detached r."""
+  """Runs the critic on x and on the detached r; `kind` is a key of CRITIC_LOSSES."""
   r = jax.lax.stop_gradient(r)
   frozen = jax.lax.stop_gradient(params)
   real, after_real = critic(params, statistics, x)
@@ -92,7 +135,7 @@ def adversarial(
   g, g_gradient = jax.value_and_grad(
     lambda clips: -critic(frozen, after_real, clips)[0].mean()
   )(r)
-  return Adversarial(g, g_gradient, hinge(real, fake), after_fake)
+  return Adversarial(g, g_gradient, CRITIC_LOSSES[kind](real, fake), after_fake)
 
 
 def silent(statistics: Tree, r: jax.Array) -> Adversarial:

@@ -37,6 +37,7 @@ class AutoencoderStage:
   name = "autoencoder"
   variants = ("video",)
   trains_on_latents = False
+  encoded_by = ""
 
   def __init__(self, network: nn.Module, config: Any):
     """Args:
@@ -61,7 +62,7 @@ class AutoencoderStage:
     if config.loss.gan_weight:
       self._critic = networks[critic.kind](critic.channels, critic.layers, critic.norm)
       self.groups = ("generator", "discriminator")
-    self.averaged = ("generator",) if config.optim.autoencoder.ema_decay else ()
+    self.averaged = ("generator",) if config.optim[self.name].ema_decay else ()
 
   def variant_at(self, step: int) -> str:
     return "video"
@@ -109,7 +110,7 @@ class AutoencoderStage:
       autoencoder_loss.negative_log_likelihood(x, loss, self._perceptual(frozen))
     )(jax.lax.stop_gradient(r))
     kl = autoencoder_loss.kl_per_clip(mean, log_variance)
-    metrics = {"nll": nll, "kl_nats": kl, "psnr": _psnr(x, r)}
+    metrics = {"nll": nll, "kl_nats": kl, "psnr": psnr(x, r)}
     value = nll + loss.kl_weight * kl
     # 4. The critic.
     losses = {}
@@ -154,7 +155,7 @@ class AutoencoderStage:
     return jax.lax.cond(
       step >= self._config.loss.gan_start,
       lambda weights, statistics: autoencoder_loss.adversarial(
-        critic, weights, statistics, x, r
+        critic, weights, statistics, x, r, self._config.loss.gan
       ),
       lambda weights, statistics: autoencoder_loss.silent(statistics, r),
       params["discriminator"],
@@ -225,6 +226,6 @@ class AutoencoderStage:
     }
 
 
-def _psnr(x: jax.Array, r: jax.Array) -> jax.Array:
+def psnr(x: jax.Array, r: jax.Array) -> jax.Array:
   """dB, of the whole batch; pixels in [-1,1], r clipped to it."""
   return -10 * jnp.log10(jnp.square(x - jnp.clip(r, -1, 1)).mean() / 4)

@@ -58,6 +58,8 @@ class LVDM:
     dtype: compute dtype of the networks; parameters stay float32.
   """
 
+  animates_images = False
+
   def __init__(self, config: Any, dtype: Any = jnp.float32):
     self.config = config
     self.autoencoder, self.downsample, channels = first_stage(config.model, dtype)
@@ -116,14 +118,14 @@ class LVDM:
     weights: stage_lib.Frozen,
     streams: rng.Streams,
     index: jax.Array,
-    tokens: jax.Array | None,
+    prompt: types.Prompt,
     settings: sampling.SamplerSettings,
     frames: int,
   ) -> jax.Array:
     """Runs one chain per entry of `index` [B]; returns latents [B,t,h,w,c].
 
-    Entry i depends on the streams and on index[i] alone, not on its batch. `tokens`
-    [B,N] are the captions, None without text. `frames` is the length in pixels'
+    Entry i depends on the streams and on index[i] alone, not on its batch. Of the
+    prompt the captions are read, None without text. `frames` is the length in pixels'
     frames; 0 takes the trained one. A run without the stage of short clips lets its
     frame-by-frame conditional one make a clip of which nothing is known.
     """
@@ -131,7 +133,7 @@ class LVDM:
     if "diffusion" not in weights:
       return self._unconditional(weights, streams, index, settings)[:, :time]
     denoise = self.denoiser("diffusion", weights["diffusion"]["params"]["denoiser"])
-    conditions = types.Conditions(context=self.text.encode(weights, tokens))
+    conditions = types.Conditions(context=self.text.encode(weights, prompt.tokens))
     if self.text.network is not None:
       empty = self.text.encode(weights, jnp.asarray(self.text.empty)[None])
       null = lambda c: c._replace(context=jnp.broadcast_to(empty, c.context.shape))
@@ -222,8 +224,11 @@ class LVDM:
     raw = z / extras["latent_scale"] - extras["latent_shift"]
     return self.autoencoder.apply({"params": params}, raw, method="decode")
 
-  def decode(self, weights: stage_lib.Frozen, z: jax.Array) -> jax.Array:
+  def decode(
+    self, weights: stage_lib.Frozen, z: jax.Array, prompt: types.Prompt
+  ) -> jax.Array:
     """Decodes diffusion latents [B,t,h,w,c] to clips [B,T,H,W,3] uint8."""
+    del prompt  # a latent holds all of its clip
     return pixels.to_uint8(self.decode_float(weights, z))
 
   def random_latents(self, streams: rng.Streams, index: jax.Array) -> jax.Array:

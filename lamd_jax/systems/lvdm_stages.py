@@ -6,7 +6,6 @@ What a clip meets on its way is written, step by step, in the two `forward`s.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import jax
@@ -15,10 +14,9 @@ import numpy as np
 
 from lamd_jax import rng
 from lamd_jax import types
-from lamd_jax.diffusion import weighting
 from lamd_jax.nn import initializers
 from lamd_jax.systems import pixels
-from lamd_jax.systems.sampling import SamplerSettings
+from lamd_jax.systems.diffusion_stage import DenoiserStage
 from lamd_jax.training import stage as stage_lib
 
 if TYPE_CHECKING:
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
 Tree = stage_lib.Tree
 
 
-class DiffusionStage:
+class DiffusionStage(DenoiserStage):
   """Trains the denoiser of short clips, with text if the config has an encoder.
 
   The loss is equation 4 of the paper in the form its code has: |eps - eps_theta|, a
@@ -36,20 +34,16 @@ class DiffusionStage:
   """
 
   name = "diffusion"
-  variants = ("video",)
-  trains_on_latents = True
+  encoded_by = "autoencoder"
 
   def __init__(self, system: LVDM):
+    super().__init__(system.process, system.config)
     self._system = system
-    self._config = system.config
     self.frames = system.config.data.frames
     text = system.text
     self.groups = ("denoiser", "text_encoder") if text.trained else ("denoiser",)
     self.needs = ("autoencoder", *text.imported)
     self.averaged = self.groups if system.config.optim.diffusion.ema_decay else ()
-
-  def variant_at(self, step: int) -> str:
-    return "video"
 
   def init(self, seed: int | None) -> tuple[dict[str, Tree], Tree]:
     system = self._system
@@ -88,18 +82,6 @@ class DiffusionStage:
     target = process.target(z0, noise, t)
     return self._output(raw, target, t, z0, extras)
 
-  def _output(
-    self, raw: jax.Array, target: jax.Array, t: jax.Array, z0: jax.Array, extras: Tree
-  ) -> stage_lib.StageOutput:
-    settings = self._config.diffusion
-    loss = weighting.loss(
-      self._system.process, raw, target, t, settings.loss, settings.min_snr_gamma
-    ).mean()
-    # The gradient is that of the sum, so the text encoder has its share of it.
-    losses = {group: jnp.zeros((), jnp.float32) for group in self.groups}
-    metrics = {"loss": loss, "latent_std": z0.std()}
-    return stage_lib.StageOutput({**losses, "denoiser": loss}, extras, metrics)
-
   def _latents(
     self, frozen: stage_lib.Frozen, batch: stage_lib.Batch, streams: rng.Streams
   ) -> jax.Array:
@@ -122,12 +104,6 @@ class DiffusionStage:
     )
     return types.LatentBatch(mean, log_variance, batch.index, batch.label, batch.tokens)
 
-  def _preview_settings(self) -> SamplerSettings:
-    return SamplerSettings(
-      "dpmpp_2m", self._config.train.preview_steps, eta=0.0, spacing="log_snr",
-      guidance=self._config.diffusion.guidance,
-    )  # fmt: skip
-
   def preview(
     self,
     params: dict[str, Tree],
@@ -137,19 +113,11 @@ class DiffusionStage:
     streams: rng.Streams,
   ) -> dict[str, jax.Array]:
     weights = {**frozen, self.name: {"params": params, "extras": extras}}
+    prompt = types.Prompt(tokens=batch.tokens)
     z = self._system.sample_latents(
-      weights, streams, batch.index, batch.tokens, self._preview_settings(), 0
+      weights, streams, batch.index, prompt, self._preview_settings(), 0
     )
-    return {"samples": self._system.decode(weights, z)}
-
-  def finish(
-    self,
-    params: dict[str, Tree],
-    extras: Tree,
-    frozen: stage_lib.Frozen,
-    batches: Iterator[stage_lib.Batch],
-  ) -> Tree:
-    return extras
+    return {"samples": self._system.decode(weights, z, prompt)}
 
 
 class ConditionalStage(DiffusionStage):
@@ -251,7 +219,8 @@ class ConditionalStage(DiffusionStage):
       self._preview_settings(), noise_level=0, null="released",
     )  # fmt: skip
     if settings.sparse == 1:
-      return {"samples": system.decode(weights, z)}
+      return {"samples": system.decode(weights, z, types.Prompt())}
     # Keyframes stand alone: each is decoded as a clip of its own.
-    alone = system.decode(weights, z.reshape(-1, 1, *z.shape[2:]))
+    apart = z.reshape(-1, 1, *z.shape[2:])
+    alone = system.decode(weights, apart, types.Prompt())
     return {"keyframes": alone[:, 0].reshape(*z.shape[:2], *alone.shape[2:])}

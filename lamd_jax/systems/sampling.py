@@ -36,8 +36,10 @@ def chain(
   shape: tuple[int, ...],
   conditions: types.Conditions,
   constraint: constraints.Constraint | None,
+  return_states: bool = False,
 ) -> jax.Array:
-  """Runs one chain per entry of `index` [B]; returns z0 [B, *shape].
+  """Runs one chain per entry of `index` [B]; returns z0 [B, *shape], or with
+  `return_states` the states after each step, [S, B, *shape].
 
   Entry i depends on the streams and on index[i] alone, not on its batch. `denoise` is
   guided already; `settings.guidance` is for who calls.
@@ -51,4 +53,5 @@ def chain(
     noise=lambda i: rng.Streams(streams.root, i).normal("chain", index, shape),
     eta=settings.eta,
     constraint=constraint,
+    return_states=return_states,
   )

@@ -55,6 +55,7 @@ class LatentDataset(NamedTuple):
   log_variance: np.ndarray  # [N,t,h,w,c] float32
   label: np.ndarray | None  # [N] int32
   tokens: np.ndarray | None  # [N,L] int32, captions
+  image: np.ndarray | None  # [N,1,H,W,3] uint8, first frames
 
   def __len__(self) -> int:
     return len(self.mean)
@@ -67,9 +68,7 @@ def load(directory: str | os.PathLike[str]) -> LatentDataset | None:
     return None
   fields = json.loads((folder / _COMPLETE).read_text())["fields"]
   arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in fields}
-  return LatentDataset(
-    arrays["mean"], arrays["log_variance"], arrays.get("label"), arrays.get("tokens")
-  )
+  return LatentDataset(*(arrays.get(name) for name in LatentDataset._fields))
 
 
 def build(
@@ -236,14 +235,11 @@ class LatentLoader:
     places = np.arange(self._next, self._next + self._batch)[self._rows]
     self._next += self._batch
     rows = np.array([self._row(int(place)) for place in places])
-    label, tokens = self._dataset.label, self._dataset.tokens
-    return types.LatentBatch(
-      mean=self._dataset.mean[rows],
-      log_variance=self._dataset.log_variance[rows],
-      index=places.astype(np.int32),
-      label=None if label is None else np.asarray(label[rows]),
-      tokens=None if tokens is None else np.asarray(tokens[rows]),
-    )
+    fields = {
+      name: None if array is None else np.asarray(array[rows])
+      for name, array in self._dataset._asdict().items()
+    }
+    return types.LatentBatch(index=places.astype(np.int32), **fields)
 
   def get_state(self) -> dict[str, Any]:
     return {"next_index": self._next}

@@ -59,6 +59,7 @@ class Stage(Protocol):
   variants: tuple[str, ...]  # static forms of the step; one compiled step each
   frames: int  # of a training clip
   trains_on_latents: bool  # it has `encode`, and takes LatentBatches as well
+  encoded_by: str  # of `needs`, whose weights `encode` reads; "" without `encode`
 
   def variant_at(self, step: int) -> str:
     """The variant of this step: a function of the step alone, equal on all hosts."""

@@ -95,7 +95,7 @@ def test_losses_and_adaptive_weight(fixtures, critic):
       return logits, updated["batch_stats"]
 
     added = autoencoder_loss.adversarial(
-      judge, variables["params"], variables["batch_stats"], x, r
+      judge, variables["params"], variables["batch_stats"], x, r, "hinge"
     )
     _, pull = jax.vjp(
       lambda p: apply({"conv_out": p}, features, "output"), params["conv_out"]
@@ -154,7 +154,7 @@ def test_groups_do_not_reach_each_other(critic):
   x = jnp.full((1, 1, 2, 2, 3), 0.1)
 
   def parts(r, weights):
-    return autoencoder_loss.adversarial(judge, weights, {}, x, r)
+    return autoencoder_loss.adversarial(judge, weights, {}, x, r, "hinge")
 
   r = 2 * x
   critic_of_r = jax.grad(lambda r: parts(r, weights).critic_loss)(r)

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images and clips from users: read, fitted to a model, and said what was done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import os
+from typing import Any, NamedTuple
+
+import av
+from ml_collections import ConfigDict
+import numpy as np
+from PIL import Image
+from PIL import ImageOps
+
+from lamd_jax import media
+from lamd_jax.data import pipeline
+from lamd_jax.data import transforms
+from lamd_jax.errors import DataError
+
+
+class Given(NamedTuple):
+  """What clips are made of, read and fitted; clips take the entries in turn."""
+
+  texts: Sequence[str]
+  labels: Sequence[int]
+  images: np.ndarray | None  # [M,1,H,W,3] uint8
+  motion: np.ndarray | None  # [T,H,W,3] uint8
+
+
+def _open(path: str | os.PathLike[str]) -> Image.Image:
+  try:
+    with Image.open(path) as picture:
+      # Cameras store a turn beside the pixels.
+      return ImageOps.exif_transpose(picture)
+  except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    reason = "no such file" if isinstance(error, FileNotFoundError) else "no image"
+    raise DataError(
+      f"image={os.fspath(path)}: {reason} that can be read; give a PNG or JPEG"
+    ) from error
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+  array = np.asarray(array)
+  if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] not in (3, 4):
+    raise DataError(
+      f"image: an array of {array.dtype} {array.shape}; give uint8 [H,W,3] or [H,W,4]"
+    )
+  return Image.fromarray(array)
+
+
+def image(given: Any, size: int, resize: str) -> tuple[np.ndarray, str]:
+  """Makes a first frame of an image.
+
+  Args:
+    given: a file's path, or an array [H,W,3] or [H,W,4] uint8, the fourth being alpha.
+    size: height and width that the model takes, pixels.
+    resize: as the run's clips were fitted, a key of transforms.RESIZE.
+
+  Returns:
+    (image [1,size,size,3] uint8, one line that says what was done, "" if nothing)
+
+  Raises:
+    DataError: a file that is no image, or an array of another kind.
+  """
+  is_path = isinstance(given, str | os.PathLike)
+  picture = _open(given) if is_path else _from_array(given)
+  done = []
+  if picture.has_transparency_data:
+    white = Image.new("RGBA", picture.size, "white")
+    picture = Image.alpha_composite(white, picture.convert("RGBA"))
+    done.append("alpha laid over white")
+  pixels = np.asarray(picture.convert("RGB"))[None]
+  if pixels.shape[1:3] != (size, size):
+    height, width = pixels.shape[1:3]
+    pixels = transforms.resize(pixels, size, resize)
+    done.append(f"{width}x{height} fitted to {size}x{size} ({resize})")
+  name = os.fspath(given) if is_path else "image"
+  return pixels, f"{name}: {', '.join(done)}" if done else ""
+
+
+def motion(given: Any, frames: int, size: int, resize: str) -> tuple[np.ndarray, str]:
+  """Makes a clip [frames,size,size,3] uint8 whose motion can be taken, and a note.
+
+  Args:
+    given: a video file's path, or an array [T,H,W,3] uint8. The first `frames` count.
+    frames, size, resize: what the model takes, see `image`.
+
+  Raises:
+    DataError: a file that is no video, or too short a clip.
+  """
+  if isinstance(given, str | os.PathLike):
+    name = os.fspath(given)
+    try:
+      video, _ = media.read_video(given)
+    except (OSError, ValueError, IndexError, av.FFmpegError) as error:
+      raise DataError(
+        f"motion_from={name}: no video that can be read; give an mp4 or gif"
+      ) from error
+  else:
+    name, video = "array", media.check_frames(given)
+  if len(video) < frames:
+    raise DataError(
+      f"motion_from={name}: {len(video)} frames, this model takes the motion of {frames}"
+    )
+  done = []
+  if len(video) > frames:
+    done.append(f"first {frames} of {len(video)} frames")
+    video = video[:frames]
+  if video.shape[1:3] != (size, size):
+    height, width = video.shape[1:3]
+    video = transforms.resize(video, size, resize)
+    done.append(f"{width}x{height} fitted to {size}x{size} ({resize})")
+  return video, f"motion of {name}: {', '.join(done)}" if done else ""
+
+
+def gather(
+  data: ConfigDict, seed: int, n: int, images: Sequence[Any], motion_from: Any
+) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
+  """Reads what is to move, and how.
+
+  Args:
+    data: the run's `data` group.
+    seed: of the run.
+    n: clips wanted.
+    images: as `image` takes them; none takes first frames of held-out clips.
+    motion_from: as `motion` takes it, or None.
+
+  Returns:
+    (images [M,1,H,W,3] uint8, motion [T,H,W,3] uint8 or None, lines to tell the user)
+  """
+  notes = []
+  if images:
+    read = [image(given, data.size, data.resize) for given in images]
+    notes += [note for _, note in read]
+    frames = np.stack([frame for frame, _ in read])
+  else:
+    frames = pipeline.clips(data, data.eval_split, n, seed)[:, :1]
+    notes.append(f"no image given: first frames of clips of the split {data.eval_split}")
+  clip = None
+  if motion_from is not None:
+    clip, note = motion(motion_from, data.frames, data.size, data.resize)
+    notes.append(note)
+  return frames, clip, [note for note in notes if note]
