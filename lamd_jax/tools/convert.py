@@ -9,6 +9,8 @@
   python -m lamd_jax.tools.convert sd-vae vae.safetensors --out sd_vae.safetensors
   python -m lamd_jax.tools.convert clip --source model.safetensors \
     --out clip_vit_l_14_text.safetensors
+  python -m lamd_jax.tools.convert i3d --source i3d_pretrained_400.pt \
+    --out i3d_kinetics400.safetensors
 
 Needs no torch and runs nothing that stands in the sources. Beside the output a record
 OUT.json says what was read, by SHA-256, and which tensor became which.
@@ -31,6 +33,7 @@ from lamd_jax.interchange import torch_zip
 from lamd_jax.tools import conversion
 from lamd_jax.tools import convert_clip
 from lamd_jax.tools import convert_export
+from lamd_jax.tools import convert_i3d
 from lamd_jax.tools import convert_lvdm
 from lamd_jax.tools import convert_sd_vae
 
@@ -100,6 +103,7 @@ PARTS = {
     "VGG16 and LPIPS, for the perceptual loss", _add_lpips, _run_lpips
   ),
   "clip": convert_clip.PART,
+  "i3d": convert_i3d.PART,
   "lvdm": convert_lvdm.PART,
   "sd-vae": convert_sd_vae.PART,
   "export": convert_export.PART,
