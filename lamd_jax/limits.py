@@ -19,9 +19,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "procedural", "folder", "frames", "landscape", "ucf101", "taichi", "bair",
     "cater_gen", "natops", "mug", "davis", "csv", "tfds", "array_record",
   ),
-  "data.world": ("sky", "cater"),
+  "data.world": ("sky", "cater", "pushing"),
   "data.world_mode": (
-    "drift", "two_layer", "dusk", "v1", "v2", "textured", "unique_colors",
+    "drift", "two_layer", "dusk", "v1", "v2", "textured", "unique_colors", "push",
   ),
   "data.camera": ("aux1", "main"),
   "data.captions": ("explicit", "ambiguous"),

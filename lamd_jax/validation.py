@@ -37,6 +37,7 @@ def _check_world(config: ConfigDict) -> None:
   modes = {
     "sky": ("drift", "two_layer", "dusk"),
     "cater": ("v1", "v2", "textured", "unique_colors"),
+    "pushing": ("push",),
   }[data.world]
   if data.world_mode not in modes:
     fail("data.world_mode", data.world_mode,

@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 from lamd_jax.data.procedural import cater
+from lamd_jax.data.procedural import pushing
 from lamd_jax.data.procedural import sky
 from lamd_jax.data.records import World
 
-WORLDS = {"sky": sky.Sky, "cater": cater.Cater}
-VERSIONS = {"sky": sky.VERSION, "cater": cater.VERSION}
-MODES = {"sky": sky.MODES, "cater": cater.MODES}
+WORLDS = {"sky": sky.Sky, "cater": cater.Cater, "pushing": pushing.Pushing}
+VERSIONS = {"sky": sky.VERSION, "cater": cater.VERSION, "pushing": pushing.VERSION}
+MODES = {"sky": sky.MODES, "cater": cater.MODES, "pushing": pushing.MODES}
 # Worlds whose clip spans its video, however many frames it has.
 WHOLE = frozenset({"cater"})
+# Worlds whose videos have a length of their own, in frames; others are as long as a clip.
+LENGTHS = {"pushing": pushing.FRAMES}
 
 
 def world(name: str, mode: str, seed: int = 0) -> World:

@@ -13,7 +13,7 @@ from lamd_jax.data import procedural
 
 
 class WorldVideos:
-  """`records.Videos` of one split. A video is as long as one clip."""
+  """`records.Videos` of one split, all `length` frames long."""
 
   labels = None
 
@@ -50,4 +50,7 @@ class WorldVideos:
 def open_split(config: ConfigDict, split: str) -> WorldVideos:
   # With pad_last or linspace a single frame would do; a clip must still move.
   length = clips.span(config.frames, config.stride, "random", False)
+  # Training clips start anywhere in the video, others at its beginning.
+  if split == "train" and config.world in procedural.LENGTHS:
+    length = max(length, procedural.LENGTHS[config.world])
   return WorldVideos(config.world, config.world_mode, split, config.num_videos, length)
