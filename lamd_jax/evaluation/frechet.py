@@ -16,20 +16,26 @@ class Distance(NamedTuple):
   covariance: float  # tr(C1 + C2 - 2 (C1 C2)^1/2)
 
 
-def distance(a: np.ndarray, b: np.ndarray) -> Distance:
+def distance(a: np.ndarray, b: np.ndarray, ddof: int = 1) -> Distance:
   """Frechet distance of the Gaussians fitted to features a [N,D] and b [M,D].
+
+  Covariances are sums over N - ddof. Published scores use both 1 and 0.
 
   Dowson and Landau (1982). The square root is taken by eigh of symmetric matrices
   with eigenvalues clipped at 0, so singular covariances (N <= D) need no epsilon.
   """
   a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
   mean = float(np.square(a.mean(0) - b.mean(0)).sum())
-  cov_a, cov_b = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b))
+  cov_a, cov_b = (_covariance(x, ddof) for x in (a, b))
   values, vectors = np.linalg.eigh(cov_a)
   root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
   cross = np.sqrt(np.linalg.eigvalsh(root @ cov_b @ root).clip(0)).sum()
   covariance = float(np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
   return Distance(mean + covariance, mean, covariance)
+
+
+def _covariance(x: np.ndarray, ddof: int) -> np.ndarray:
+  return np.atleast_2d(np.cov(x, rowvar=False, ddof=ddof))
 
 
 def standardise(

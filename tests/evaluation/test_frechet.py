@@ -26,6 +26,15 @@ def test_commuting_covariances_have_a_closed_form():
   assert found.total == pytest.approx(12.25)
 
 
+def test_biased_covariances_scale_the_closed_form():
+  # Equal covariances leave |dm|^2; else both shrink by (N-1)/N with ddof 0.
+  a = _with_moments(np.array([0.0, 0]), np.array([1.0, 2]), 50)
+  b = _with_moments(np.array([3.0, 4]), np.array([2.0, 2]), 50)
+  assert frechet.distance(a, a + [3, 4]).total == pytest.approx(25)
+  assert frechet.distance(a, b, ddof=0).covariance == pytest.approx(0.98)
+  assert frechet.distance(a, b, ddof=1).covariance == pytest.approx(1)
+
+
 def test_singular_covariances_are_finite():
   few = np.random.default_rng(1).standard_normal((4, 13))
   assert frechet.distance(few, few).total == pytest.approx(0, abs=1e-6)
