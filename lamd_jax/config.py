@@ -127,6 +127,7 @@ def _motion() -> dict[str, object]:
   return dict(
     autoencoder=dict(
       latent_channels=3,
+      patch=1,  # side of the squares of pixels that are one position of the finest scale
       content_channels=64,  # 2-D encoder of the first frame
       content_mult=(1, 2, 4),  # one a scale, finest first
       content_blocks=2,  # a scale

@@ -98,6 +98,7 @@ LIMITS: dict[str, tuple[float, float]] = {
   "model.denoiser.noise_level_classes": (0, 100_000),
   "model.denoiser.head_channels": (0, 1024),
   "model.motion.autoencoder.latent_channels": (1, 1024),
+  "model.motion.autoencoder.patch": (1, 16),
   "model.motion.autoencoder.content_channels": (1, 8192),
   "model.motion.autoencoder.content_mult": (1, 64),
   "model.motion.autoencoder.content_blocks": (1, 32),

@@ -83,7 +83,7 @@ def _check_lamd(config: ConfigDict) -> None:
     for width in sizes[name]:
       if unit * width % sizes[groups]:
         fail(f"{key}.{groups}", sizes[groups], f"must divide the width {unit * width}")
-  factor = 2 ** (len(sizes.encoder_widths) - 1)
+  factor = sizes.patch * 2 ** (len(sizes.encoder_widths) - 1)
   total = factor * math.lcm(2 ** (len(denoiser.channel_mult) - 1), motion.content_pool)
   if data.size % total:
     fail("data.size", data.size,

@@ -42,6 +42,20 @@ def halvings(frames: int, scales: int) -> list[tuple[int, int]]:
   ]
 
 
+def to_patches(x: jax.Array, side: int) -> jax.Array:
+  """Squares of pixels to channels: [B,T,H,W,C] -> [B,T,H/side,W/side,side*side*C]."""
+  b, t, h, w, c = x.shape
+  x = x.reshape(b, t, h // side, side, w // side, side, c).transpose(0, 1, 2, 4, 3, 5, 6)
+  return x.reshape(b, t, h // side, w // side, side * side * c)
+
+
+def from_patches(x: jax.Array, side: int) -> jax.Array:
+  """The inverse of `to_patches`."""
+  b, t, h, w, c = x.shape
+  x = x.reshape(b, t, h, w, side, side, -1).transpose(0, 1, 2, 4, 3, 5, 6)
+  return x.reshape(b, t, h * side, w * side, c // side**2)
+
+
 class ContentEncoder(nn.Module):
   """A frame [B,1,H,W,3] -> maps [B,1,H/2^i,W/2^i,channels * channel_mult[i]].
 
@@ -185,6 +199,7 @@ class MotionAutoencoder(nn.Module):
 
   frames: int  # T
   latent_channels: int
+  patch: int  # side of the squares of pixels that are one position of the finest scale
   content_channels: int
   content_mult: tuple[int, ...]  # one a scale, finest first
   content_blocks: int  # a scale
@@ -209,12 +224,12 @@ class MotionAutoencoder(nn.Module):
       self.frames, tuple(self.decoder_widths), self.decoder_blocks, self.fusion,
       self.groups, self.dtype,
     )  # fmt: skip
-    self.conv_out = Conv(3, (3, 3, 3), dtype=self.dtype)
+    self.conv_out = Conv(3 * self.patch**2, (3, 3, 3), dtype=self.dtype)
 
   def content(self, image: jax.Array) -> Content:
     """Returns the content maps of first frames [B,1,H,W,3], finest first."""
     chex.assert_rank(image, 5)
-    return self.content_encoder(image)
+    return self.content_encoder(to_patches(image, self.patch))
 
   def encode(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the posterior of the motion of clips.
@@ -226,13 +241,13 @@ class MotionAutoencoder(nn.Module):
       mean and log-variance, [B,1,h,w,latent] float32, the latter in [-30,20].
     """
     chex.assert_rank(x, 5)
-    factor = 2 ** (len(self.encoder_widths) - 1)
+    factor = self.patch * 2 ** (len(self.encoder_widths) - 1)
     if x.shape[1] != self.frames or x.shape[2] % factor or x.shape[3] % factor:
       raise ConfigError(
         f"a clip of {x.shape[1:4]} (frames, height, width) does not fit a motion"
         f" autoencoder of {self.frames} frames that reduces space by {factor}"
       )
-    found = self.motion_encoder(x).astype(jnp.float32)
+    found = self.motion_encoder(to_patches(x, self.patch)).astype(jnp.float32)
     mean, log_variance = jnp.split(found, 2, axis=-1)
     return mean, jnp.clip(log_variance, *LOG_VARIANCE_RANGE)
 
@@ -241,12 +256,12 @@ class MotionAutoencoder(nn.Module):
     return self.output(self.decode_features(z, content))
 
   def decode_features(self, z: jax.Array, content: Content) -> jax.Array:
-    """Returns what `output` makes a clip of, [B,T,H,W,decoder_widths[0]]."""
+    """Returns what `output` makes a clip of, [B,T,H/patch,W/patch,decoder_widths[0]]."""
     return self.decoder(z, content)
 
   def output(self, features: jax.Array) -> jax.Array:
     """The last layer alone, where the adversarial weight is measured."""
-    return self.conv_out(features).astype(jnp.float32)
+    return from_patches(self.conv_out(features).astype(jnp.float32), self.patch)
 
   def __call__(self, x: jax.Array) -> jax.Array:
     return self.decode(self.encode(x)[0], self.content(x[:, :1]))

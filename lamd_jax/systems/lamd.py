@@ -73,7 +73,8 @@ class LaMD:
       num_classes=classes,
       dtype=dtype,
     )
-    side = data.size // 2 ** (len(motion.autoencoder.encoder_widths) - 1)
+    halved = len(motion.autoencoder.encoder_widths) - 1
+    side = data.size // (motion.autoencoder.patch * 2**halved)
     self.latent_shape = (1, side, side, motion.autoencoder.latent_channels)
 
   @property

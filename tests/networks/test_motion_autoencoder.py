@@ -11,13 +11,13 @@ from lamd_jax.nn import initializers
 from lamd_jax.ops import conv as conv_ops
 
 SMALL = dict(
-  latent_channels=3, content_channels=4, content_mult=(1, 2, 2), content_blocks=1,
+  latent_channels=3, patch=1, content_channels=4, content_mult=(1, 2, 2), content_blocks=1,
   content_attention=True, content_groups=4, encoder_widths=(4, 4, 8),
   decoder_widths=(4, 4, 8), decoder_blocks=1, fusion="concat", groups=4,
 )  # fmt: skip
 # The paper-like sizes of our defaults (specification, section 2).
 FULL = dict(
-  latent_channels=3, content_channels=64, content_mult=(1, 2, 4), content_blocks=2,
+  latent_channels=3, patch=1, content_channels=64, content_mult=(1, 2, 4), content_blocks=2,
   content_attention=False, content_groups=32, encoder_widths=(64, 128, 256),
   decoder_widths=(64, 128, 256), decoder_blocks=1, fusion="concat", groups=16,
 )  # fmt: skip
@@ -157,3 +157,19 @@ def test_a_clip_of_another_size_is_refused():
       jax.eval_shape(
         lambda v, x: net.apply(v, x, method="encode"), variables, clip(frames, size)
       )
+
+
+def test_patches_are_pixels_in_reading_order_and_come_back():
+  x = np.arange(2 * 1 * 4 * 6 * 3).reshape(2, 1, 4, 6, 3)
+  patches = motion_autoencoder.to_patches(jnp.asarray(x), 2)
+  assert patches.shape == (2, 1, 2, 3, 12)
+  np.testing.assert_array_equal(patches[0, 0, 1, 2], x[0, 0, 2:, 4:].reshape(-1))
+  np.testing.assert_array_equal(motion_autoencoder.from_patches(patches, 2), x)
+
+
+def test_patches_make_the_motion_map_smaller():
+  net, x = build(8, patch=2), clip(8)
+  variables = initializers.shapes(net, x)
+  found = jax.eval_shape(lambda v, x: net.apply(v, x, method="encode"), variables, x)
+  assert found[0].shape == (2, 1, 2, 2, 3)
+  assert jax.eval_shape(net.apply, variables, x).shape == x.shape
