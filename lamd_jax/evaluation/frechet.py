@@ -16,20 +16,30 @@ class Distance(NamedTuple):
   covariance: float  # tr(C1 + C2 - 2 (C1 C2)^1/2)
 
 
-def distance(a: np.ndarray, b: np.ndarray, ddof: int = 1) -> Distance:
+def distance(
+  a: np.ndarray, b: np.ndarray, ddof: int = 1, ridge: float = 0.0
+) -> Distance:
   """Frechet distance of the Gaussians fitted to features a [N,D] and b [M,D].
 
-  Covariances are sums over N - ddof. Published scores use both 1 and 0.
+  Covariances are sums over N - ddof; published scores use both 1 and 0. `ridge` times
+  the unit matrix is added to both within the root, where a published score does so.
 
   Dowson and Landau (1982). The square root is taken by eigh of symmetric matrices
   with eigenvalues clipped at 0, so singular covariances (N <= D) need no epsilon.
   """
   a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
   mean = float(np.square(a.mean(0) - b.mean(0)).sum())
+  # Few rows of many features span a small space; outside it both covariances are 0.
+  outside = max(0, a.shape[1] - len(a) - len(b))
+  if outside:
+    basis = np.linalg.qr(np.concatenate([a - a.mean(0), b - b.mean(0)]).T)[0]
+    a, b = a @ basis, b @ basis
   cov_a, cov_b = (_covariance(x, ddof) for x in (a, b))
-  values, vectors = np.linalg.eigh(cov_a)
+  unit = ridge * np.eye(len(cov_a))
+  values, vectors = np.linalg.eigh(cov_a + unit)
   root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-  cross = np.sqrt(np.linalg.eigvalsh(root @ cov_b @ root).clip(0)).sum()
+  cross = np.sqrt(np.linalg.eigvalsh(root @ (cov_b + unit) @ root).clip(0)).sum()
+  cross += outside * ridge
   covariance = float(np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
   return Distance(mean + covariance, mean, covariance)
 

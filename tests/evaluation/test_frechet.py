@@ -35,6 +35,16 @@ def test_biased_covariances_scale_the_closed_form():
   assert frechet.distance(a, b, ddof=1).covariance == pytest.approx(1)
 
 
+@pytest.mark.parametrize("ridge", [0.0, 1e-2])
+def test_few_rows_of_many_features(ridge):
+  # The same sets with rows repeated: with ddof 0 nothing changes but the way it goes.
+  a, b = np.random.default_rng(4).standard_normal((2, 5, 40)) * [[[1]], [[2]]]
+  short = frechet.distance(a, b, 0, ridge)
+  long = frechet.distance(np.tile(a, (9, 1)), np.tile(b, (9, 1)), 0, ridge)
+  assert short.total == pytest.approx(long.total, rel=1e-6)
+  assert short.covariance == pytest.approx(long.covariance, rel=1e-6)
+
+
 def test_singular_covariances_are_finite():
   few = np.random.default_rng(1).standard_normal((4, 13))
   assert frechet.distance(few, few).total == pytest.approx(0, abs=1e-6)

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PSNR, SSIM and LPIPS of pairs of clips: by frame, then means over frames and clips.
+
+Clips are uint8 [N,T,H,W,3]: values are clipped and rounded before they are compared,
+as they would be in a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lamd_jax.errors import DataError
+from lamd_jax.networks import perceptual
+
+
+class Psnr(NamedTuple):
+  """dB by clip; frames without any error have no PSNR and are counted apart."""
+
+  clips: np.ndarray  # [N] float64, mean over frames that differ; inf where none does
+  identical_frames: int
+
+
+def _check(a: np.ndarray, b: np.ndarray) -> None:
+  if a.shape != b.shape or a.ndim != 5 or not a.dtype == b.dtype == np.uint8:
+    raise DataError(
+      f"clips are {a.dtype} {a.shape} and {b.dtype} {b.shape}; pairs of uint8"
+      " [N,T,H,W,3] are compared"
+    )
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> Psnr:
+  """Peak signal-to-noise ratio, a mean of the frames' decibels.
+
+  `features.psnr` pools the squared error of a whole clip first, as PVDM does: another
+  number, never larger.
+  """
+  _check(a, b)
+  clips, identical = [], 0
+  for x, y in zip(a, b):
+    error = np.square(x.astype(np.float64) - y).mean((1, 2, 3))
+    found = 10 * np.log10(255**2 / error[error > 0])
+    identical += int((error == 0).sum())
+    clips.append(found.mean() if len(found) else np.inf)
+  return Psnr(np.array(clips), identical)
+
+
+def _filter(length: int, window: np.ndarray) -> np.ndarray:
+  """Matrix of the valid positions of a symmetric window along an axis."""
+  matrix = np.zeros((length - len(window) + 1, length))
+  for row in range(len(matrix)):
+    matrix[row, row : row + len(window)] = window
+  return matrix
+
+
+def _ssim(a: np.ndarray, b: np.ndarray, window: np.ndarray, bessel: float) -> np.ndarray:
+  """SSIM [N] with a separable window; second moments are scaled by `bessel`."""
+  _check(a, b)
+  if min(a.shape[2:4]) < len(window):
+    raise DataError(
+      f"frames are {a.shape[3]}x{a.shape[2]}; SSIM needs {len(window)} pixels or more"
+    )
+  rows, columns = (_filter(length, window) for length in a.shape[2:4])
+  smooth = lambda x: np.einsum(
+    "hi,tijc,wj->thwc", rows, x, columns, optimize=True
+  )
+  c1, c2 = 0.01**2, 0.03**2  # of values in [0,1]
+  found = []
+  for x, y in zip(a, b):
+    x, y = x / 255.0, y / 255.0
+    mx, my = smooth(x), smooth(y)
+    vx, vy = bessel * (smooth(x * x) - mx**2), bessel * (smooth(y * y) - my**2)
+    vxy = bessel * (smooth(x * y) - mx * my)
+    top = (2 * mx * my + c1) * (2 * vxy + c2)
+    found.append((top / ((mx**2 + my**2 + c1) * (vx + vy + c2))).mean())
+  return np.array(found)
+
+
+def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  """Structural similarity by clip [N] (Wang et al. 2004): Gaussian window, sigma 1.5.
+
+  11x11 pixels, where the window fits; mean over frames and colours.
+  """
+  window = np.exp(-np.square(np.arange(-5, 6)) / (2 * 1.5**2))
+  return _ssim(a, b, window / window.sum(), 1.0)
+
+
+def ssim_skimage7(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  """SSIM as scikit-image computes it by default, and some papers did: uniform 7x7."""
+  return _ssim(a, b, np.full(7, 1 / 7), 49 / 48)
+
+
+def lpips(
+  params: perceptual.Params, a: np.ndarray, b: np.ndarray, batch: int = 16
+) -> np.ndarray:
+  """LPIPS by clip [N] float64, the mean over its frames.
+
+  Args:
+    params: of `interchange.perceptual.load`.
+    a: clips, at least 16 pixels a side.
+    b: the same shape.
+    batch: frames at once.
+  """
+  _check(a, b)
+  frames = [x.reshape(-1, *x.shape[2:]) for x in (a, b)]
+  found: list[np.ndarray] = []
+  for start in range(0, len(frames[0]), batch):
+    x, y = (frame[start : start + batch] for frame in frames)
+    # One shape, one compilation: the last batch repeats its last frame.
+    fill = ((0, batch - len(x)), (0, 0), (0, 0), (0, 0))
+    distances = _distance(params, *(np.pad(v, fill, mode="edge") for v in (x, y)))
+    found.append(np.asarray(distances, np.float64)[: len(x)])
+  return np.concatenate(found).reshape(a.shape[:2]).mean(1)
+
+
+@jax.jit
+def _distance(params: Any, a: jax.Array, b: jax.Array) -> jax.Array:
+  scale = lambda x: x.astype(jnp.float32) / 127.5 - 1
+  return perceptual.distance(params, scale(a), scale(b))
+
+
+# Those that need no weights.
+PAIRED: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+  "PSNR (frames' mean, dB)": lambda a, b: psnr(a, b).clips,
+  "SSIM (Gaussian 11x11)": ssim,
+  "SSIM (scikit-image default 7x7)": ssim_skimage7,
+}
