@@ -27,6 +27,7 @@ def _data() -> ConfigDict:
       captions="explicit",  # explicit | ambiguous, of cater_gen
       world="sky",  # procedural world
       world_mode="drift",
+      label_actions=False,  # of cater v1: what moves how is the class, one of 16
       num_videos=4096,  # videos in a split of a procedural world
       split="train",
       eval_split="test",

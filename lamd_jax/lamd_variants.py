@@ -231,3 +231,20 @@ def demo_image(config: ConfigDict) -> None:
 def gpu_image(config: ConfigDict) -> None:
   _sky(config, size=128, videos=20_000)
   _gpu(config)
+
+
+def demo_class(config: ConfigDict) -> None:
+  """Classes instead of captions: what moves how, not where to."""
+  demo_text(config)
+  _classes(config)
+
+
+def gpu_class(config: ConfigDict) -> None:
+  gpu_text(config)
+  _classes(config)
+
+
+def _classes(config: ConfigDict) -> None:
+  config.data.update(tokenizer="none", label_actions=True)
+  config.model.text.encoder = "none"
+  config.model.motion.update(num_classes=16, context_width=128)

@@ -58,7 +58,7 @@ def test_a_clip_spans_its_video_at_any_length():
 
 
 def test_the_source_reads_frames_of_whole_clips():
-  videos = WorldVideos("cater", "v1", "train", 4, 8)
+  videos = WorldVideos("cater", "v1", "train", 4, 8, False)
   whole = Cater("v1").sample("train", 2, 8, 24).video
   assert np.array_equal(videos.read(2, np.arange(8), 24), whole)
   assert np.array_equal(videos.read(2, np.array([3, 5, 5]), 24), whole[[3, 5, 5]])
@@ -227,3 +227,21 @@ def test_unknown_mode_is_named_and_worlds_have_one_signature():
   for world in procedural.WORLDS.values():
     names = list(inspect.signature(world.sample).parameters)
     assert names[:6] == ["self", "split", "index", "frames", "size", "start"]
+
+
+def test_action_classes_say_what_moves_how():
+  """Of the caption alone: "still" has no sentence, targets do not count."""
+  labelled = WorldVideos("cater", "v1", "train", 64, 8, True)
+  assert WorldVideos("cater", "v1", "train", 4, 8, False).labels is None
+  kinds = {"snitch": {}, "cone": {}}
+  for video, label in enumerate(labelled.labels):
+    caption = labelled.caption(video)
+    for name, code in (("snitch", label // 4), ("cone", label % 4)):
+      subject = f" the {name} is "
+      said = caption.split(subject)[1].split(".")[0] if subject in caption else ""
+      for word in ("sliding", "rotating", "containing", "placed"):
+        said = word if word in said else said
+      kinds[name].setdefault(int(code), set()).add(said)
+  for name, codes in kinds.items():
+    assert all(len(said) == 1 for said in codes.values()), (name, codes)
+    assert codes[0] == {""} and len(codes) == 4

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 
 from ml_collections import ConfigDict
@@ -10,20 +11,29 @@ import numpy as np
 
 from lamd_jax.data import clips
 from lamd_jax.data import procedural
+from lamd_jax.data.procedural import cater
+
+
+@functools.lru_cache(maxsize=8)  # a split is opened many times in a run
+def _action_classes(mode: str, split: str, count: int) -> np.ndarray:
+  world = cater.Cater(mode)
+  classes = [world.action_class(split, index) for index in range(count)]
+  return np.array(classes, np.int32)
 
 
 class WorldVideos:
   """`records.Videos` of one split, all `length` frames long."""
 
-  labels = None
-
-  def __init__(self, world: str, mode: str, split: str, count: int, length: int):
+  def __init__(
+    self, world: str, mode: str, split: str, count: int, length: int, labelled: bool
+  ):
     self.where = f"world {world}, {mode}"
-    self._digest = f"{world} {mode} {split} {count} {length}"
+    self._digest = f"{world} {mode} {split} {count} {length}{' classes' * labelled}"
     self._world, self._split = procedural.world(world, mode), split
     self._whole = world in procedural.WHOLE
     self.n_frames = np.full(count, length, np.int32)
     self.fps = self._world.fps
+    self.labels = _action_classes(mode, split, count) if labelled else None
 
   def name(self, video: int) -> str:
     return f"{self._split}/{video}"
@@ -53,4 +63,7 @@ def open_split(config: ConfigDict, split: str) -> WorldVideos:
   # Training clips start anywhere in the video, others at its beginning.
   if split == "train" and config.world in procedural.LENGTHS:
     length = max(length, procedural.LENGTHS[config.world])
-  return WorldVideos(config.world, config.world_mode, split, config.num_videos, length)
+  return WorldVideos(
+    config.world, config.world_mode, split, config.num_videos, length,
+    config.label_actions,
+  )  # fmt: skip

@@ -19,6 +19,13 @@ from lamd_jax.data.records import WorldSample
 
 VERSION = 1  # raise it whenever the bytes of a video change
 MODES = scenes.MODES
+_SNITCH = (actions.STILL, actions.SLIDE, actions.ROTATE, actions.PICK_PLACE)
+_CONE = (actions.STILL, actions.SLIDE, actions.PICK_PLACE, actions.CONTAIN)
+ACTION_CLASSES = len(_SNITCH) * len(_CONE)
+
+
+def _still(action: int) -> int:
+  return actions.STILL if action == actions.NO_OP else int(action)
 
 
 class Cater:
@@ -97,6 +104,15 @@ class Cater:
     """Returns the caption of a video without rendering it."""
     scene, motion = self._plan(split, index, None)
     return self._caption(scene, motion, split, index, ambiguous)
+
+  def action_class(self, split: str, index: int) -> int:
+    """Returns what moves how in a video of v1, 0 to ACTION_CLASSES - 1.
+
+    4 x the snitch's action (still, slide, rotate, pick and place) + the cone's (still,
+    slide, pick and place, contain); a movement that always collided counts as still.
+    """
+    snitch, cone = self._plan(split, index, None)[1].action
+    return 4 * _SNITCH.index(_still(snitch)) + _CONE.index(_still(cone))
 
   def _stream(self, name: str, split: str, index: int) -> np.random.Generator:
     return philox.generator("cater", VERSION, self.seed, self.mode, name, split, index)

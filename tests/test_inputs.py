@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images and clips from users: fitted, said so, or refused in one line."""
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from lamd_jax import inputs
+from lamd_jax import media
+from lamd_jax.errors import DataError
+
+RESIZE = "crop_antialias"
+
+
+def fit(given, size=16):
+  return inputs.image(given, size, RESIZE)
+
+
+def test_an_image_of_the_right_size_is_left_alone(tmp_path):
+  pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+  Image.fromarray(pixels).save(tmp_path / "a.png")
+  for given in (pixels, tmp_path / "a.png", str(tmp_path / "a.png")):
+    found, note = fit(given)
+    np.testing.assert_array_equal(found, pixels[None])
+    assert note == ""
+
+
+def test_another_size_is_fitted_and_said(tmp_path):
+  wide = np.zeros((32, 64, 3), np.uint8)
+  wide[:, 16:48] = 200  # the centre, which the crop keeps
+  Image.fromarray(wide).save(tmp_path / "wide.png")
+  found, note = fit(tmp_path / "wide.png")
+  # The filter reaches a pixel beyond the crop.
+  np.testing.assert_array_equal(found[:, :, 1:-1], np.full((1, 16, 14, 3), 200))
+  assert note.endswith("wide.png: 64x32 fitted to 16x16 (crop_antialias)")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_alpha_is_laid_over_white(tmp_path, mode):
+  picture = Image.new("RGBA", (16, 16), (0, 0, 0, 255))
+  picture.paste((255, 0, 0, 0), (0, 0, 8, 16))  # the left half is not there
+  path = tmp_path / "a.png"
+  picture.convert(mode).save(path, **({"transparency": 1} if mode == "P" else {}))
+  found, note = fit(path)
+  assert "alpha laid over white" in note
+  if mode != "P":
+    np.testing.assert_array_equal(found[0, :, :8], 255)
+    np.testing.assert_array_equal(found[0, :, 8:], 0)
+
+
+def test_a_camera_s_turn_is_undone(tmp_path):
+  pixels = np.zeros((16, 16, 3), np.uint8)
+  pixels[:4] = 255  # bright on top as stored
+  exif = Image.Exif()
+  exif[0x0112] = 3  # turned by 180 degrees
+  Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+  found, _ = fit(tmp_path / "a.png")
+  assert found[0, -4:].min() == 255 and found[0, :4].max() == 0
+
+
+def test_what_is_no_image_is_refused_in_one_line(tmp_path):
+  (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+  (tmp_path / "text.jpg").write_text("no image")
+  for name in ("broken.png", "text.jpg", "absent.png", "."):
+    with pytest.raises(DataError) as raised:
+      fit(tmp_path / name)
+    assert "\n" not in str(raised.value) and "PNG or JPEG" in str(raised.value)
+  with pytest.raises(DataError, match="uint8"):
+    fit(np.zeros((4, 4, 3), np.float32))
+
+
+def test_a_motion_clip_is_cut_and_fitted(tmp_path):
+  video = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
+  found, note = inputs.motion(video, 6, 16, RESIZE)
+  assert found.shape == (6, 16, 16, 3)
+  assert note == (
+    "motion of array: first 6 of 8 frames, 32x32 fitted to 16x16 (crop_antialias)"
+  )
+  media.write_mp4(tmp_path / "a.mp4", video, 8.0)
+  assert inputs.motion(tmp_path / "a.mp4", 8, 32, RESIZE)[0].shape == video.shape
+  with pytest.raises(DataError, match="8 frames, this model takes the motion of 9"):
+    inputs.motion(tmp_path / "a.mp4", 9, 32, RESIZE)
+  (tmp_path / "b.mp4").write_text("no video")
+  for name in ("b.mp4", "absent.mp4"):
+    with pytest.raises(DataError, match="no video that can be read"):
+      inputs.motion(tmp_path / name, 4, 16, RESIZE)
