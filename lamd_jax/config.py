@@ -295,7 +295,7 @@ def sample_defaults() -> ConfigDict:
       strip=0,  # states of the chain in strip.png, from noise to the clip; 0: none
       # Videos of any length: none | autoregressive | hierarchical | sliding
       long="none",
-      noise_level=100,  # of the known frames, in levels of the schedule; 0: none
+      noise_level=0,  # of the known frames, in levels of the schedule; README says why 0
       null="released",  # what guidance subtracts: released | unconditional
       overlap=1,  # latents on both sides of a seam that decoding blends
       seed=0,
