@@ -47,9 +47,13 @@ def _our_clip(system: Any, batch: int) -> Callable[..., Any]:
   import jax.numpy as jnp
 
   from lamd_jax import rng
-  from lamd_jax.systems import lvdm
+  from lamd_jax import types
+  from lamd_jax.systems import sampling
 
-  settings = lvdm.SamplerSettings("dpmpp_2m", OUR_STEPS, eta=0.0, spacing="trailing")
+  settings = sampling.SamplerSettings(
+    "dpmpp_2m", OUR_STEPS, eta=0.0, spacing="trailing", guidance=1.0
+  )
+  nothing = types.Prompt()
   latent = {"latent_scale": 0.33422927, "latent_shift": 1.4606637}
 
   def clip(denoiser, generator, root):
@@ -58,8 +62,9 @@ def _our_clip(system: Any, batch: int) -> Callable[..., Any]:
       "autoencoder": {"params": {"generator": generator}, "extras": latent},
     }
     streams = rng.Streams(root, jnp.zeros((), jnp.int32))
-    latents = system.sample_latents(found, streams, jnp.arange(batch), settings)
-    return system.decode(found, latents)
+    index = jnp.arange(batch)
+    latents = system.sample_latents(found, streams, index, nothing, settings, 0)
+    return system.decode(found, latents, nothing)
 
   return clip
 

@@ -161,3 +161,44 @@ def test_groups_do_not_reach_each_other(critic):
   g_of_weights = jax.grad(lambda w: parts(r, w).g_gradient.sum())(weights)
   own = jax.grad(lambda w: parts(r, w).critic_loss)(weights)
   assert not critic_of_r.any() and not g_of_weights.any() and own.any()
+
+
+def test_what_a_kl_weight_is_meant_with():
+  """Section 5 of the LaMD specification: BAIR's 768 latents, 16x64x64x3 pixel values."""
+  mean = jnp.zeros((2, 1, 16, 16, 3))
+  x = jnp.zeros((2, 16, 64, 64, 3))
+  divisor = lambda kind: autoencoder_loss.kl_divisor(kind, mean, x)
+  assert divisor("mean") == 768 and divisor("clip") == 1
+  # beta N_z / N_x = 3.9e-5 at beta 1e-2, the table's equivalent of both sums.
+  assert 1e-2 * divisor("mean") / divisor("sum") == pytest.approx(3.9e-5, rel=0.01)
+
+
+def test_the_controller_holds_the_kl_at_its_target():
+  """Against a toy bottleneck whose KL drifts, as training does, to 0.5 / beta."""
+
+  def step(carry, _):
+    kl, integral = carry
+    beta, integral = autoencoder_loss.controlled_beta(kl, integral, 50.0)
+    kl = kl + 0.01 * (jnp.minimum(0.5 / jnp.maximum(beta, 1e-4), 500.0) - kl)
+    return (kl, integral), (kl, beta, integral)
+
+  start = (jnp.float32(500.0), jnp.zeros(()))
+  _, (kl, beta, integral) = jax.lax.scan(step, start, length=5000)
+  assert float(kl[-1000:].mean()) == pytest.approx(50, rel=0.1)
+  for value in (beta, integral):
+    assert float(value.min()) >= 0 and float(value.max()) <= 1
+  # By hand: e = 40, I = 0 (clipped from -0.004), sigmoid(-40) is 4e-18.
+  beta, integral = autoencoder_loss.controlled_beta(jnp.float32(10), jnp.zeros(()), 50.0)
+  assert float(integral) == 0 and float(beta) < 1e-15
+  # e = -10, I = 0.001, beta = 0.01 / (1 + exp(-10)) + 0.001.
+  beta, integral = autoencoder_loss.controlled_beta(jnp.float32(60), jnp.zeros(()), 50.0)
+  assert float(integral) == pytest.approx(1e-3) and float(beta) == pytest.approx(0.011, 1e-3)
+
+
+def test_the_critic_s_two_losses():
+  real, fake = jnp.array([2.0, 0.5]), jnp.array([-2.0, 0.0])
+  # (0 + 0.5) / 2 and (0 + 1) / 2, halved.
+  assert float(autoencoder_loss.hinge(real, fake)) == pytest.approx(0.375)
+  d_real, d_fake = jax.nn.sigmoid(real), jax.nn.sigmoid(fake)
+  expected = -(jnp.log(d_real).mean() + jnp.log(1 - d_fake).mean()) / 2
+  assert float(autoencoder_loss.vanilla(real, fake)) == pytest.approx(float(expected))
