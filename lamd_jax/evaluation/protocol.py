@@ -49,7 +49,8 @@ class Protocol:
   pixels: int = 0  # side of the clips that are scored; 0: whatever they have
   frames: int = 16
   split: str = "the user's"  # of the reals
-  sampling: str = "first"  # of the reals' clips: first | random, one clip a video
+  # Of the reals' clips: first | random, one clip a video | random_clips, several.
+  sampling: str = "first"
   stride: int = 1  # between the reals' frames
   fake_stride: int = 1
   reals: int = 0  # clips; 0: all there are
@@ -69,7 +70,7 @@ class Protocol:
   def extraction_hash(self) -> str:
     """Eight hex digits of what a clip's features depend on, for caching them."""
     fields = ("extractor", "epsilon", "resize", "crop", "values", "frames")
-    return _digest({field: getattr(self, field) for field in fields})
+    return _digest({k: v for k, v in dataclasses.asdict(self).items() if k in fields})
 
   def title(self, metric: str) -> str:
     """The printed name of "frechet" or "mmd" under this protocol."""
@@ -81,11 +82,11 @@ class Protocol:
     Raises:
       ConfigError: a field does not exist, or its value has another type.
     """
-    known = {field.name for field in dataclasses.fields(self)} - {"name"}
+    known = {k: v for k, v in dataclasses.asdict(self).items() if k != "name"}
     for key, value in changes.items():
       if key not in known:
         raise ConfigError(f"protocol field {key}: not known; {', '.join(sorted(known))}")
-      if type(value) is not type(getattr(self, key)):
+      if type(value) is not type(known[key]):
         raise ConfigError(f"protocol field {key}={value!r}: of another type than before")
     if not changes:
       return self
@@ -138,7 +139,9 @@ _STYLEGANV = dict(
   ddof=0, sampling="random", reals=2048, fewer_reals=True, fakes=2048,
   split="train (UCF-101: train and test)", remarks="videos that are too short dropped",
 )  # fmt: skip
-_PORT = dict(epsilon=1e-5, sampling="random", reals=2048, fakes=2048, split="train")
+_PORT = dict(
+  epsilon=1e-5, sampling="random_clips", reals=2048, fakes=2048, split="train"
+)  # fmt: skip
 _LVDM = dict(
   **_PORT, pixels=256, multiple=32,
   remarks="published as mean and deviation of 10 draws of clips",

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores of two sets of features under a protocol, with intervals; baselines' clips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from lamd_jax.errors import DataError
+from lamd_jax.evaluation import frechet
+from lamd_jax.evaluation import inception_score
+from lamd_jax.evaluation import mmd
+from lamd_jax.evaluation.protocol import Protocol, Score
+
+_IS_EPSILON = {"is_tgan2": 1e-20}
+_SHUFFLE_SEED = 42  # of is_styleganv_2048
+METRICS = ("frechet", "mmd")
+
+
+def _value(protocol: Protocol, metric: str, a: np.ndarray, b: np.ndarray) -> float:
+  if metric == "frechet":
+    return frechet.distance(a, b, protocol.ddof).total
+  return mmd.FUNCTIONS[protocol.mmd](a, b)
+
+
+def compare(
+  protocol: Protocol,
+  metric: str,
+  a: np.ndarray,
+  b: np.ndarray,
+  *,
+  resamples: int,
+  seed: int,
+) -> Score:
+  """Scores fake features b [M,D] against real ones a [N,D].
+
+  The interval is a 95 % percentile bootstrap over clips of both sets, moved so that the
+  mean of its draws is the score: a draw holds fewer different clips, which by itself
+  makes a Frechet distance larger.
+
+  Args:
+    protocol: says how.
+    metric: one of METRICS.
+    a: features of real clips.
+    b: features of others.
+    resamples: draws; 0 gives no interval.
+    seed: of the draws.
+  """
+  if min(len(a), len(b)) < 2:
+    raise DataError(f"{len(a)} real and {len(b)} other clips; 2 of each are needed")
+  value = _value(protocol, metric, a, b)
+  interval = None
+  if resamples:
+    draw = np.random.default_rng(seed)
+    pick = lambda x: x[draw.integers(0, len(x), len(x))]
+    found = [_value(protocol, metric, pick(a), pick(b)) for _ in range(resamples)]
+    low, high = np.percentile(found, [2.5, 97.5]) - np.mean(found) + value
+    interval = (float(low), float(high))
+  return Score(protocol.title(metric), value, protocol, len(a), len(b), interval)
+
+
+def inception(protocol: Protocol, probabilities: np.ndarray) -> Score:
+  """Inception score of class probabilities [N,K]; the interval is +-2 deviations."""
+  epsilon = _IS_EPSILON.get(protocol.name.partition("+")[0], 0.0)
+  if protocol.name.startswith("is_styleganv"):
+    order = np.random.RandomState(_SHUFFLE_SEED).permutation(len(probabilities))
+    probabilities = probabilities[order]
+  mean, deviation = inception_score.score(probabilities, protocol.splits, epsilon)
+  interval = (mean - 2 * deviation, mean + 2 * deviation)
+  title = "Inception score (C3D, UCF-101)"
+  return Score(title, mean, protocol, 0, len(probabilities), interval)
+
+
+def growth(
+  protocol: Protocol, metric: str, a: np.ndarray, b: np.ndarray
+) -> list[tuple[float, float]]:
+  """Returns (clips, score) of the first 1/8, 1/4, 1/2 and all clips: the score's bias."""
+  count = min(len(a), len(b))
+  sizes = sorted({count // part for part in (8, 4, 2, 1) if count // part >= 2})
+  return [(float(n), _value(protocol, metric, a[:n], b[:n])) for n in sizes]
+
+
+def repeat_first_frame(clip: np.ndarray) -> np.ndarray:
+  """A clip [T,H,W,3] that stands still."""
+  return np.repeat(clip[:1], len(clip), 0)
+
+
+def shuffle_frames(clip: np.ndarray) -> np.ndarray:
+  """The clip's frames in one random order, the same for all clips."""
+  return clip[np.random.RandomState(len(clip)).permutation(len(clip))]
+
+
+# Trivial baselines, made of real clips: a model must beat them.
+BASELINES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+  "first frame repeated": repeat_first_frame,
+  "frames shuffled": shuffle_frames,
+}

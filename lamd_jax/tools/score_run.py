@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tools.score does between reading its flags and printing: clips to a report."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Iterator
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any, NamedTuple
+import zipfile
+
+import numpy as np
+
+from lamd_jax import media
+from lamd_jax.errors import ConfigError
+from lamd_jax.errors import DataError
+from lamd_jax.evaluation import clip_sources
+from lamd_jax.evaluation import extractors
+from lamd_jax.evaluation import image_quality
+from lamd_jax.evaluation import motion
+from lamd_jax.evaluation import protocol as protocol_lib
+from lamd_jax.evaluation import scoring
+from lamd_jax.evaluation.protocol import Protocol
+from lamd_jax.interchange import i3d as i3d_weights
+from lamd_jax.networks import i3d
+from lamd_jax.tools import conversion
+from lamd_jax.training.console import Console
+
+Change = Callable[[np.ndarray], np.ndarray]
+SAME: Change = lambda clip: clip
+
+
+class Made(NamedTuple):
+  """What is known of a set of clips."""
+
+  features: np.ndarray  # [N,D] float64
+  moves: np.ndarray  # [N,5] float64, motion.Statistics without histograms
+  colours: np.ndarray  # [3,16] mean histogram
+
+
+def cache_folder(chosen: str) -> pathlib.Path | None:
+  """Where features are kept; None: nowhere."""
+  if chosen == "off":
+    return None
+  if chosen:
+    return pathlib.Path(chosen).expanduser()
+  cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+  return pathlib.Path(cache) / "lamd_jax" / "features"
+
+
+def load_weights(protocol: Protocol, path: str) -> tuple[Any, str]:
+  """Returns the network's parameters and a digest of them.
+
+  Raises:
+    WeightsError: the protocol needs a file that is not there or not the right one.
+  """
+  if protocol.extractor in extractors.RANDOM:
+    if path:
+      raise ConfigError(f"--weights={path}: {protocol.extractor} has weights of its own")
+    return extractors.RANDOM[protocol.extractor](protocol), "fixed"
+  params = LOADERS[protocol.extractor](protocol, path)
+  return params, conversion.sha256(pathlib.Path(path).expanduser())
+
+
+# Extractor -> what reads its file.
+LOADERS: dict[str, Callable[[Protocol, str], Any]] = {
+  "i3d_kinetics400": lambda protocol, path: i3d_weights.load(
+    path, i3d.I3D(protocol.epsilon)
+  ),
+}
+
+
+class Run:
+  """Extracts features under one protocol, once for each set of clips."""
+
+  def __init__(self, protocol: Protocol, options: argparse.Namespace):
+    params, self.weights = load_weights(protocol, options.weights)
+    self._protocol = protocol
+    self._extract = extractors.Extractor(protocol, params, options.batch)
+    self._cache = cache_folder(options.cache)
+    self._digests: dict[int, str] = {}
+
+  def digest(self, source: clip_sources.Source) -> str:
+    if id(source) not in self._digests:
+      self._digests[id(source)] = source.digest()
+    return self._digests[id(source)]
+
+  def __call__(
+    self,
+    name: str,
+    source: clip_sources.Source,
+    where: list[clip_sources.Place],
+    stride: int,
+    change: Change = SAME,
+  ) -> Made:
+    """Features and motion of the clips at `where`, each changed by `change`."""
+    key = json.dumps([
+      self.digest(source), where, stride, self._protocol.extraction_hash(),
+      self._protocol.pixels, self.weights, change.__name__,
+    ])  # fmt: skip
+    file = None
+    if self._cache:
+      file = self._cache / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
+      found = _read_cached(file, len(where))
+      if found is not None:
+        print(f"{name}: {len(where)} clips, features from the cache")
+        return found
+    protocol, seen = self._protocol, []
+
+    def supply() -> Iterator[np.ndarray]:
+      console = Console(f"score: {name}", len(where))
+      clips = clip_sources.clips(source, where, protocol.frames, stride, protocol.pixels)
+      try:
+        for i, clip in enumerate(clips):
+          clip = change(clip)
+          seen.append(motion.statistics(clip))
+          yield clip
+          console.advance(i + 1)
+      finally:
+        console.line()  # an error starts a line of its own
+
+    features = np.concatenate(list(self._extract(supply())))
+    moves = np.array([row[:-1] for row in seen])
+    made = Made(features, moves, motion.mean(seen).histogram)
+    if file:
+      _write_cached(file, made)
+    return made
+
+
+def _read_cached(file: pathlib.Path, count: int) -> Made | None:
+  try:
+    with np.load(file, allow_pickle=False) as archive:
+      found = Made(*(archive[name] for name in Made._fields))
+  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    return None  # not there, or damaged: made again
+  return found if len(found.features) == count else None
+
+
+def _write_cached(file: pathlib.Path, made: Made) -> None:
+  try:
+    media.atomically(file, lambda part: np.savez(part, **made._asdict()))
+  except OSError as error:
+    print(f"features are not kept: {file} cannot be written ({error.strerror})")
+
+
+def _enough(protocol: Protocol, what: str, path: str, found: int) -> int:
+  """Returns how many clips to score. Raises DataError if there are too few."""
+  wanted = {"reals": protocol.reals, "fakes": protocol.fakes}[what]
+  may_be_fewer = what == "reals" and protocol.fewer_reals
+  if found < wanted and not may_be_fewer:
+    raise DataError(
+      f"{path} gives {found} clips; protocol {protocol.name} asks for {wanted} {what}:"
+      f" make more, or say --set {what}={found}, which changes the score's name"
+    )
+  count = min(found, wanted) if wanted else found
+  count -= count % protocol.multiple
+  if count < 2:
+    raise DataError(f"{path} gives {found} clips, too few for protocol {protocol.name}")
+  return count
+
+
+def _open(path: str, flag: str) -> clip_sources.Source:
+  if not path:
+    raise ConfigError(f"--{flag} is missing: a folder of clips or an npz file")
+  return clip_sources.open_source(path)
+
+
+class Reals(NamedTuple):
+  """The reals that are scored against, and those that take the fakes' part."""
+
+  where: list[clip_sources.Place]
+  other: list[clip_sources.Place]
+  how: str  # the others came about
+
+
+def pick_reals(
+  protocol: Protocol, source: clip_sources.Source, path: str, seed: int
+) -> Reals:
+  """Chooses reference clips and, for the floor, as many others as well as can be."""
+  sampling = "first" if protocol.sampling == "first" else "random"
+  place = lambda limit: clip_sources.places(
+    source, protocol.frames, protocol.stride, sampling, limit, seed
+  )
+  several = protocol.sampling == "random_clips"
+  everything, videos = place(0)
+  if several and protocol.reals > videos:
+    everything, _ = place(protocol.reals)
+  # A video for each real and one for each other real; else second draws; else halves.
+  count = _enough(protocol, "reals", path, len(everything))
+  if not protocol.reals and videos == count and sampling == "first":
+    half = count // 2
+    return Reals(everything[:count], everything[half : 2 * half], _HALVES)
+  longer, _ = place(2 * count)
+  if len(longer) < 2 * count:
+    half = count // 2
+    return Reals(longer[:count], longer[half : 2 * half], _HALVES)
+  how = "other real videos" if 2 * count <= videos else "other draws of the same videos"
+  return Reals(longer[:count], longer[count:], how)
+
+
+_HALVES = "disjoint halves, so at half the number"
+
+
+def report(protocol: Protocol, options: argparse.Namespace) -> dict[str, Any]:
+  """Returns the report as JSON holds it.
+
+  Raises:
+    InputError: clips, weights or flags are wrong; nothing was written.
+  """
+  if protocol.extractor in protocol_lib.FROM_FILE:
+    return _from_features(protocol, options)
+  fake = _open(options.fake, "fake")
+  needs_reals = not protocol.splits
+  real = _open(options.real, "real") if needs_reals else None
+  fakes, _ = clip_sources.places(
+    fake, protocol.frames, protocol.fake_stride, "first", 0, 0
+  )
+  fakes = fakes[: _enough(protocol, "fakes", options.fake, len(fakes))]
+  reals = pick_reals(protocol, real, options.real, options.seed) if real else None
+  run = Run(protocol, options)
+  made = run("fakes", fake, fakes, protocol.fake_stride)
+  found = _head(protocol, options, run.weights)
+  found["fake"] = _about(options.fake, fake, fakes, made, run.digest(fake))
+  if reals is None:
+    found["scores"] = {"fakes": [scoring.inception(protocol, made.features).record()]}
+    return found
+  base = run("reals", real, reals.where, protocol.stride)
+  found["real"] = _about(options.real, real, reals.where, base, run.digest(real))
+  halves = reals.how == _HALVES
+  other = base
+  if not halves:
+    other = run("floor", real, reals.other, protocol.stride)
+  half = len(base.features) // 2
+  a = base.features[:half] if halves else base.features
+  b = base.features[half : 2 * half] if halves else other.features
+  rows = {"fakes": (base.features, made.features), f"floor: {reals.how}": (a, b)}
+  for name, change in scoring.BASELINES.items():
+    rows[f"baseline: {name}"] = (
+      a, run(name, real, reals.other, protocol.stride, change).features
+    )  # fmt: skip
+  _fill(found, protocol, rows, options)
+  found["colour_histogram_distance"] = float(
+    np.abs(base.colours - made.colours).sum(1).mean() / 2
+  )
+  if options.paired:
+    found["paired"] = _paired(protocol, real, fake, fakes)
+  return found
+
+
+def _from_features(protocol: Protocol, options: argparse.Namespace) -> dict[str, Any]:
+  """Scores features that were made elsewhere."""
+  sets = {}
+  for flag, what in (("real", "reals"), ("fake", "fakes")):
+    path = pathlib.Path(vars(options)[flag]).expanduser()
+    if not path.is_file():
+      raise DataError(f"--{flag}={path}: protocol {protocol.name} reads an npz of features")
+    array = np.asarray(clip_sources.npz_member(path), np.float64)
+    if array.ndim != 2 or not np.isfinite(array).all():
+      raise DataError(f"{path} holds {array.shape}, or NaN; finite [N,D] features are due")
+    sets[flag] = array[: _enough(protocol, what, str(path), len(array))]
+  if sets["real"].shape[1] != sets["fake"].shape[1]:
+    raise DataError(f"features have {sets['real'].shape[1]} and {sets['fake'].shape[1]}"
+                    " numbers; both sets must be of one network")  # fmt: skip
+  found = _head(protocol, options, "features from files")
+  half = len(sets["real"]) // 2
+  rows = {
+    "fakes": (sets["real"], sets["fake"]),
+    f"floor: {_HALVES}": (sets["real"][:half], sets["real"][half : 2 * half]),
+  }
+  _fill(found, protocol, rows, options)
+  return found
+
+
+def _fill(
+  found: dict[str, Any], protocol: Protocol, rows: dict[str, Any],
+  options: argparse.Namespace,
+) -> None:  # fmt: skip
+  """Adds the scores of pairs of features, and how they change with the number."""
+  found["scores"] = {
+    name: [
+      scoring.compare(
+        protocol, metric, a, b, resamples=options.resamples, seed=options.seed
+      ).record()
+      for metric in scoring.METRICS
+    ]
+    for name, (a, b) in rows.items()
+  }
+  found["growth"] = {
+    name: scoring.growth(protocol, "frechet", a, b) for name, (a, b) in rows.items()
+  }
+
+
+def _head(
+  protocol: Protocol, options: argparse.Namespace, weights: str
+) -> dict[str, Any]:
+  return {
+    "protocol": dataclasses.asdict(protocol),
+    "protocol_hash": protocol.hash(),
+    "weights": weights,
+    "made_by": options.made_by,
+    "seed": options.seed,
+    "resamples": options.resamples,
+    "interval": "95 % bootstrap over clips, centred on the score",
+  }
+
+
+def _about(
+  path: str, source: clip_sources.Source, where: list[clip_sources.Place], made: Made,
+  digest: str,
+) -> dict[str, Any]:  # fmt: skip
+  fields = motion.Statistics._fields[:-1]
+  return {
+    "path": path,
+    "kind": source.kind,
+    "sha256": digest,
+    "videos": len(source.names),
+    "clips": len(where),
+    "motion": dict(zip(fields, map(float, made.moves.mean(0)))),
+  }
+
+
+def _paired(
+  protocol: Protocol, real: clip_sources.Source, fake: clip_sources.Source,
+  fakes: list[clip_sources.Place],
+) -> dict[str, float]:  # fmt: skip
+  """Means over clips of what compares a clip with its original, in order of names."""
+  if len(real.names) < len(fakes):
+    raise DataError(f"--paired: {len(real.names)} real videos for {len(fakes)} fakes")
+  originals = [clip_sources.Place(place.video, 0) for place in fakes]
+  read = lambda source, where, stride: clip_sources.clips(
+    source, where, protocol.frames, stride, protocol.pixels
+  )
+  pairs = zip(
+    read(real, originals, protocol.stride), read(fake, fakes, protocol.fake_stride)
+  )
+  sums: dict[str, list[float]] = {name: [] for name in image_quality.PAIRED}
+  for a, b in pairs:
+    for name, function in image_quality.PAIRED.items():
+      sums[name].append(float(function(a[None], b[None])[0]))
+  return {name: float(np.mean(values)) for name, values in sums.items()}
