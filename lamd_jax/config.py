@@ -137,6 +137,7 @@ def _motion() -> dict[str, object]:
       encoder_widths=(64, 128, 256),  # 3-D encoder, one a scale, finest first
       decoder_widths=(64, 128, 256),
       decoder_blocks=1,  # a doubling of time
+      decoder_attention=False,  # over the motion map, before time grows
       fusion="concat",  # concat | spade: how content enters the decoder
       groups=16,  # of the norms of the 3-D networks
     ),

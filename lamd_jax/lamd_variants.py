@@ -101,14 +101,15 @@ def _demo(config: ConfigDict) -> None:
   """At most twelve minutes on two CPU cores, both stages."""
   config.data.max_bad_fraction = 0.5  # own videos: a few bad ones shall not stop a trial
   config.model.motion.autoencoder.update(
-    latent_channels=3,
+    latent_channels=4,  # of 8x8
     patch=2,
     content_channels=16,
-    content_mult=(1, 2),
+    content_mult=(1, 2, 4),
     content_blocks=1,
     content_groups=8,
-    encoder_widths=(16, 32),
-    decoder_widths=(16, 48),
+    encoder_widths=(16, 32, 64),
+    decoder_widths=(16, 48, 64),
+    decoder_attention=True,
     groups=8,
   )
   config.model.motion.update(content_cond="concat", concat_channels=32)

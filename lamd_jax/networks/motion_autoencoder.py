@@ -156,6 +156,7 @@ class MotionDecoder(nn.Module):
   frames: int  # T
   widths: tuple[int, ...]  # of the scales, finest first
   blocks: int  # a stage
+  attention: bool  # once, where time is not yet there
   fusion: str
   groups: int
   dtype: Any = jnp.float32
@@ -167,6 +168,9 @@ class MotionDecoder(nn.Module):
     x = Conv(self.widths[scale], dtype=self.dtype, name="conv_in")(z)
     x = fuse(f"fusion_{scale}")(x, content[scale])
     x = self._blocks(x, "bottom")
+    if self.attention:
+      # What moves far must take its looks along, further than convolutions see.
+      x = ImageAttention(self.groups, self.dtype, name="attention")(x)
     strides = halvings(self.frames, len(self.widths))
     for i, (time, space) in enumerate(reversed(strides)):
       if space == 2:
@@ -208,6 +212,7 @@ class MotionAutoencoder(nn.Module):
   encoder_widths: tuple[int, ...]
   decoder_widths: tuple[int, ...]
   decoder_blocks: int
+  decoder_attention: bool
   fusion: str  # concat | spade
   groups: int  # of the 3-D networks' norms
   dtype: Any = jnp.float32
@@ -221,8 +226,8 @@ class MotionAutoencoder(nn.Module):
       tuple(self.encoder_widths), 2 * self.latent_channels, self.groups, self.dtype
     )
     self.decoder = MotionDecoder(
-      self.frames, tuple(self.decoder_widths), self.decoder_blocks, self.fusion,
-      self.groups, self.dtype,
+      self.frames, tuple(self.decoder_widths), self.decoder_blocks,
+      self.decoder_attention, self.fusion, self.groups, self.dtype,
     )  # fmt: skip
     self.conv_out = Conv(3 * self.patch**2, (3, 3, 3), dtype=self.dtype)
 

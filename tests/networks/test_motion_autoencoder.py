@@ -13,13 +13,15 @@ from lamd_jax.ops import conv as conv_ops
 SMALL = dict(
   latent_channels=3, patch=1, content_channels=4, content_mult=(1, 2, 2), content_blocks=1,
   content_attention=True, content_groups=4, encoder_widths=(4, 4, 8),
-  decoder_widths=(4, 4, 8), decoder_blocks=1, fusion="concat", groups=4,
+  decoder_widths=(4, 4, 8), decoder_blocks=1, decoder_attention=False,
+  fusion="concat", groups=4,
 )  # fmt: skip
 # The paper-like sizes of our defaults (specification, section 2).
 FULL = dict(
   latent_channels=3, patch=1, content_channels=64, content_mult=(1, 2, 4), content_blocks=2,
   content_attention=False, content_groups=32, encoder_widths=(64, 128, 256),
-  decoder_widths=(64, 128, 256), decoder_blocks=1, fusion="concat", groups=16,
+  decoder_widths=(64, 128, 256), decoder_blocks=1, decoder_attention=False,
+  fusion="concat", groups=16,
 )  # fmt: skip
 
 
@@ -147,6 +149,16 @@ def test_motion_and_content_both_reach_the_clip():
 
   own, motion, content = swapped(variables, x)
   assert np.abs(own - motion).max() > 1e-3 and np.abs(own - content).max() > 1e-3
+
+
+def test_the_decoder_s_attention_is_there_if_asked_and_changes_the_clip():
+  plain, attending = build(4), build(4, decoder_attention=True)
+  variables = initializers.initialize(attending, 0, clip(4))
+  assert "attention" in variables["params"]["decoder"]
+  assert "attention" not in initializers.shapes(plain, clip(4))["params"]["decoder"]
+  x = np.random.default_rng(0).uniform(-1, 1, (2, 4, 16, 16, 3)).astype(np.float32)
+  run = lambda net: np.asarray(jax.jit(net.apply)(variables, x))
+  assert np.abs(run(attending) - run(plain)).max() > 1e-4
 
 
 def test_a_clip_of_another_size_is_refused():
