@@ -280,6 +280,15 @@ class Model:
     """Encodes and decodes clips [N,T,H,W,3] uint8, without noise."""
     return _in_chunks(lambda x: self._reconstruct(self.weights, x), clips, chunk)
 
+  def transfer(
+    self, clips: np.ndarray, images: np.ndarray, chunk: int = 4
+  ) -> np.ndarray:
+    """Lets images [N,1,H,W,3] uint8 move as clips [N,T,H,W,3] uint8 do."""
+    run = lambda rows: self._decode(
+      self.weights, self._motion(self.weights, rows[0]), types.Prompt(image=rows[1])
+    )
+    return _in_chunks(run, (clips, images), chunk)
+
   def random_latents(
     self, n: int, seed: int, images: np.ndarray | None = None, chunk: int = 4
   ) -> np.ndarray:

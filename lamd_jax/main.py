@@ -38,6 +38,9 @@ USAGE = """usage: python -m lamd_jax.main [flags]
   sample   --workdir=runs/lvdm_sky-demo --mode=sample --sample.n=16
   long     --workdir=runs/lvdm_sky_long-demo --mode=sample
            --sample.long=hierarchical --sample.frames=1024
+  animate  --workdir=runs/lamd_cater_gen_v1-demo --mode=sample
+           --sample.image=FILE --sample.text="the cone is sliding to (2, -1)."
+           or --sample.motion_from=VIDEO
   evaluate --workdir=runs/lvdm_sky-demo --mode=evaluate
   look     --config=configs/lvdm_sky.py --dry_run     shapes, parameters, memory
 

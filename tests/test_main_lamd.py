@@ -70,6 +70,7 @@ def test_training_leaves_what_it_promises(run):
   assert set(report["generation"]) == {
     "other real clips", "generated", "repeated first frame", "decoded random latents",
   }  # fmt: skip
+  assert (run / "gallery" / "motion_of_the_next_clip_000.mp4").is_file()
 
 
 def test_an_image_moves_as_in_python_and_is_kept_if_asked(run, image, tmp_path, capsys):

@@ -48,8 +48,13 @@ def _clips(
     seed=evaluation.seed,
     batch=evaluation.batch,
   )
+  transferred = {}
+  if images is not None:
+    donors = np.roll(reference, -1, axis=0)
+    transferred["motion of the next clip"] = model.transfer(donors, images)
   return {
     "real": reference,
+    **transferred,
     "other real clips": other,
     "reconstructed": model.reconstruct(reference),
     "generated": np.stack([clip.frames for clip in made]),
@@ -168,8 +173,9 @@ def report(
   folder = pathlib.Path(workdir) / "eval"
   folder.mkdir(parents=True, exist_ok=True)
   (folder / "report.json").write_text(json.dumps(result, indent=2) + "\n")
-  shown = ("real", "reconstructed", "generated", "repeated first frame",
-           "decoded random latents")  # fmt: skip
+  shown = ("real", "reconstructed", "generated", "motion of the next clip",
+           "repeated first frame", "decoded random latents")  # fmt: skip
+  shown = [name for name in shown if name in clips]
   tables = _tables(result)
   page = gallery.write(
     pathlib.Path(workdir) / "gallery",
