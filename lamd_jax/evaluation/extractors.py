@@ -8,6 +8,7 @@ import itertools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
@@ -15,6 +16,7 @@ from lamd_jax.errors import DataError
 from lamd_jax.evaluation import random_network
 from lamd_jax.evaluation import resize
 from lamd_jax.evaluation.protocol import Protocol
+from lamd_jax.networks import c3d
 from lamd_jax.networks import i3d
 from lamd_jax.nn import initializers
 
@@ -39,11 +41,24 @@ def _i3d(protocol: Protocol) -> Apply:
   return apply
 
 
+def _c3d(protocol: Protocol) -> Apply:
+  """Class probabilities, from which an inception score is made."""
+  del protocol
+
+  def apply(params: Any, clips: jax.Array) -> jax.Array:
+    x = clips.astype(jnp.float32) / 127.5 - 1
+    x = c3d.prepare(x, params["mean"])
+    return jax.nn.softmax(c3d.C3D().apply({"params": params["network"]}, x))
+
+  return apply
+
+
 # Extractor -> what makes its function of (parameters, clips uint8).
 FUNCTIONS: dict[str, Callable[[Protocol], Apply]] = {
   "i3d_kinetics400": _i3d,
   "random_i3d": _i3d,
   "random_small": lambda protocol: random_network.features,
+  "c3d_ucf101": _c3d,
 }
 # Those whose parameters need no file.
 RANDOM: dict[str, Callable[[Protocol], Any]] = {

@@ -11,6 +11,8 @@
     --out clip_vit_l_14_text.safetensors
   python -m lamd_jax.tools.convert i3d --source i3d_pretrained_400.pt \
     --out i3d_kinetics400.safetensors
+  python -m lamd_jax.tools.convert c3d --source conv3d_deepnetA_ucf.npz \
+    --mean mean2.npz --out c3d_ucf101.safetensors
 
 Needs no torch and runs nothing that stands in the sources. Beside the output a record
 OUT.json says what was read, by SHA-256, and which tensor became which.
@@ -31,6 +33,7 @@ from lamd_jax.errors import WeightsError
 from lamd_jax.interchange import perceptual
 from lamd_jax.interchange import torch_zip
 from lamd_jax.tools import conversion
+from lamd_jax.tools import convert_c3d
 from lamd_jax.tools import convert_clip
 from lamd_jax.tools import convert_export
 from lamd_jax.tools import convert_i3d
@@ -104,6 +107,7 @@ PARTS = {
   ),
   "clip": convert_clip.PART,
   "i3d": convert_i3d.PART,
+  "c3d": convert_c3d.PART,
   "lvdm": convert_lvdm.PART,
   "sd-vae": convert_sd_vae.PART,
   "export": convert_export.PART,

@@ -25,7 +25,9 @@ from lamd_jax.evaluation import motion
 from lamd_jax.evaluation import protocol as protocol_lib
 from lamd_jax.evaluation import scoring
 from lamd_jax.evaluation.protocol import Protocol
+from lamd_jax.interchange import c3d as c3d_weights
 from lamd_jax.interchange import i3d as i3d_weights
+from lamd_jax.networks import c3d
 from lamd_jax.networks import i3d
 from lamd_jax.tools import conversion
 from lamd_jax.training.console import Console
@@ -66,11 +68,17 @@ def load_weights(protocol: Protocol, path: str) -> tuple[Any, str]:
   return params, conversion.sha256(pathlib.Path(path).expanduser())
 
 
+def _c3d(path: str) -> Any:
+  params = c3d_weights.load(path)
+  return {**params, "mean": c3d.crop_mean(params["mean"])}
+
+
 # Extractor -> what reads its file.
 LOADERS: dict[str, Callable[[Protocol, str], Any]] = {
   "i3d_kinetics400": lambda protocol, path: i3d_weights.load(
     path, i3d.I3D(protocol.epsilon)
   ),
+  "c3d_ucf101": lambda protocol, path: _c3d(path),
 }
 
 

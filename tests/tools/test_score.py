@@ -222,3 +222,18 @@ def test_selftest_reports_each_rung(monkeypatch):
   failed = [score_selftest.Outcome("a", False, "x")]
   monkeypatch.setattr(score_selftest, "_random_weights", lambda: iter(failed))
   assert score_selftest.run("", "", "", said.append) == 1
+
+
+def test_inception_score_needs_no_reals(folder, monkeypatch, tmp_path):
+  # A network that is sure of another class for each clip: as many classes as clips.
+  sure = lambda params, clips: np.eye(8)[: len(clips)] + 0.0 * params
+  monkeypatch.setitem(
+    score_run.extractors.FUNCTIONS, "c3d_ucf101", lambda protocol: sure
+  )
+  monkeypatch.setattr(score_run, "load_weights", lambda *_: (np.zeros(()), "test"))
+  out = tmp_path / "report.json"
+  flags = ("--set=fakes=8", "--set=splits=1")
+  assert _call(folder, *flags, real="none", protocol="is_tgan2", out=out) == 0
+  record = json.loads(out.read_text())["scores"]["fakes"][0]
+  assert record["title"].startswith("Inception score")
+  assert record["value"] == pytest.approx(8) and record["reals"] == 0
