@@ -9,6 +9,8 @@
   python -m lamd_jax.tools.convert sd-vae vae.safetensors --out sd_vae.safetensors
   python -m lamd_jax.tools.convert clip --source model.safetensors \
     --out clip_vit_l_14_text.safetensors
+  python -m lamd_jax.tools.convert clip-image --source model.safetensors \
+    --network b32 --out clip_vit_b_32_image.safetensors
   python -m lamd_jax.tools.convert i3d --source i3d_pretrained_400.pt \
     --out i3d_kinetics400.safetensors
   python -m lamd_jax.tools.convert c3d --source conv3d_deepnetA_ucf.npz \
@@ -35,6 +37,7 @@ from lamd_jax.interchange import torch_zip
 from lamd_jax.tools import conversion
 from lamd_jax.tools import convert_c3d
 from lamd_jax.tools import convert_clip
+from lamd_jax.tools import convert_clip_image
 from lamd_jax.tools import convert_export
 from lamd_jax.tools import convert_i3d
 from lamd_jax.tools import convert_lvdm
@@ -106,6 +109,7 @@ PARTS = {
     "VGG16 and LPIPS, for the perceptual loss", _add_lpips, _run_lpips
   ),
   "clip": convert_clip.PART,
+  "clip-image": convert_clip_image.PART,
   "i3d": convert_i3d.PART,
   "c3d": convert_c3d.PART,
   "lvdm": convert_lvdm.PART,
