@@ -118,6 +118,7 @@ def _denoiser() -> dict[str, object]:
     scale_shift_norm=True,
     resblock_updown=False,
     transformer=False,
+    temporal_zero_init=True,  # of the transformer's temporal attention, as released
     context_dim=0,
     noise_level_classes=0,
   )

@@ -173,7 +173,10 @@ def _cater(config: ConfigDict, size: int, videos: int) -> None:
     world="cater", world_mode="v1", tokenizer="words", tokens=32, vocabulary_size=1024
   )
   config.model.denoiser.update(
-    transformer=True, scale_shift_norm=False, temporal_length=4
+    transformer=True,
+    temporal_zero_init=False,
+    scale_shift_norm=False,
+    temporal_length=4,
   )
 
 
@@ -190,7 +193,7 @@ def demo_text(config: ConfigDict) -> None:
   config.model.denoiser.temporal_length = 8
   config.model.text.update(encoder="small", width=128, layers=2, heads=4)
   config.optim.autoencoder.update(steps=600, batch=4)
-  config.optim.diffusion.update(steps=450, batch=16)
+  config.optim.diffusion.update(steps=800, batch=8)
   config.diffusion.guidance = 2.0
 
 

@@ -80,6 +80,9 @@ class SpatialTemporalTransformer(nn.Module):
   heads: int
   temporal_length: int  # reach of relative positions, frames
   relative_position: bool
+  # Released: only the position tables let gradients in, so frames learn of each other
+  # late. The block as a whole begins as the identity either way.
+  temporal_zero_init: bool
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -116,5 +119,8 @@ class SpatialTemporalTransformer(nn.Module):
     reach = self.temporal_length if self.relative_position else 0
     z = LayerNorm(name=f"{name}_norm")(y)
     z = z.swapaxes(1, 2).reshape(b * p, t, c)
-    z = Attention(self.heads, reach, True, self.dtype, name=name)(z, z)
+    attention = Attention(
+      self.heads, reach, self.temporal_zero_init, self.dtype, name=name
+    )
+    z = attention(z, z)
     return y + z.reshape(b, p, t, c).swapaxes(1, 2)

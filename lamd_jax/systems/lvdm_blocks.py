@@ -40,7 +40,11 @@ def unet(
     dtype=dtype,
   )
   if settings["transformer"]:
-    attention_block = functools.partial(SpatialTemporalTransformer, **positions)
+    attention_block = functools.partial(
+      SpatialTemporalTransformer,
+      temporal_zero_init=settings["temporal_zero_init"],
+      **positions,
+    )
   else:
     attention_block = functools.partial(
       SpatialTemporalAttention,

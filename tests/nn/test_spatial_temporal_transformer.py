@@ -37,7 +37,9 @@ def test_temporal_attention_as_recorded(fixtures):
 
 @pytest.fixture(scope="module")
 def block_and_params():
-  block = SpatialTemporalTransformer(heads=2, temporal_length=2, relative_position=True)
+  block = SpatialTemporalTransformer(
+    heads=2, temporal_length=2, relative_position=True, temporal_zero_init=True
+  )
   x = np.random.default_rng(0).standard_normal((2, 3, 2, 2, 32)).astype(np.float32)
   context = np.random.default_rng(1).standard_normal((2, 5, 6)).astype(np.float32)
   params = initializers.initialize(block, 0, x, context, mode="video")["params"]
