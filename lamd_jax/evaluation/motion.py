@@ -58,8 +58,8 @@ def histogram_distance(a: Statistics, b: Statistics) -> float:
   return float(np.abs(a.histogram - b.histogram).sum(1).mean() / 2)
 
 
-def _thumbnails(clips: np.ndarray) -> np.ndarray:
-  """Means over blocks of each frame, [N, T * 16 * 16 * 3] float32."""
+def thumbnails(clips: np.ndarray) -> np.ndarray:
+  """Means over 16x16 blocks of each frame, [N, T * 16 * 16 * 3] float32."""
   height, width = clips.shape[2:4]
   if min(height, width) < _SIDE:
     raise DataError(f"clips are {width}x{height}; {_SIDE} pixels or more are needed")
@@ -76,29 +76,27 @@ class Nearest(NamedTuple):
   index: np.ndarray  # [N] of the nearest training clip
 
 
-def nearest(clips: np.ndarray, training: Iterable[np.ndarray]) -> Nearest:
-  """Finds the training clip nearest to each of `clips`: has it been learnt by heart?
+def nearest(ours: np.ndarray, training: Iterable[np.ndarray]) -> Nearest:
+  """Finds the training clip nearest to each of ours: has it been learnt by heart?
 
   Compares frame by frame, without shifts in time.
 
   Args:
-    clips: [N,T,H,W,3].
-    training: batches [M,T,H',W',3], any number of them.
+    ours: `thumbnails` of N clips.
+    training: batches of thumbnails of training clips, any number of them.
   """
-  ours = _thumbnails(clips)
   best = np.full(len(ours), np.inf)
   index = np.full(len(ours), -1)
   start = 0
-  for batch in training:
-    theirs = _thumbnails(batch)
+  for theirs in training:
     if theirs.shape[1] != ours.shape[1]:
-      raise DataError(f"training clips have {batch.shape[1]} frames, {clips.shape[1]} do")
+      raise DataError("training clips have another number of frames than ours")
     for row, thumbnail in enumerate(ours):
       square = np.square(theirs - thumbnail).mean(1)
       found = int(square.argmin())
       if square[found] < best[row]:
         best[row], index[row] = square[found], start + found
-    start += len(batch)
+    start += len(theirs)
   if not start:
     raise DataError("there is no training clip to compare with")
   return Nearest(np.sqrt(best), index)

@@ -44,9 +44,20 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     for key, name in _MOTION.items():
       real, fake = (report[side]["motion"][key] for side in ("real", "fake"))
       text.append(f"  {name:<42} {real:>10.4g} {fake:>10.4g}")
+    text += [f"  {name:<42} {value}" for name, value in _copies(report)]
     text += _warnings(report)
   text += [f"  {name:<42} {v:>10.4g}" for name, v in report.get("paired", {}).items()]
   return text
+
+
+def _copies(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+  """Colours and copies: how near the reals do clips come?"""
+  rows = [
+    (f"nearest real clip, {name}", "mean {mean:.4g}, least {least:.4g}".format(**found))
+    for name, found in report["nearest_real"].items()
+  ]
+  colours = report["colour_histogram_distance"]
+  return [*rows, ("colour histograms, half L1", f"{colours:.4g}")]
 
 
 def _warnings(report: Mapping[str, Any]) -> list[str]:
@@ -93,6 +104,7 @@ def html(report: Mapping[str, Any]) -> str:
       for key, name in _MOTION.items()
     ]
     parts += ["<h2>Motion</h2>", _table(("", "real", "fake"), rows)]
+    parts.append(_table(("colours and copies", "grey levels"), _copies(report)))
     parts += [f"<p>{html_lib.escape(note)}</p>" for note in _warnings(report)]
   if "paired" in report:
     rows = [(name, f"{value:.4g}") for name, value in report["paired"].items()]

@@ -42,6 +42,8 @@ class Made(NamedTuple):
   features: np.ndarray  # [N,D] float64
   moves: np.ndarray  # [N,5] float64, motion.Statistics without histograms
   colours: np.ndarray  # [3,16] mean histogram
+  thumbs: np.ndarray  # [N,T*768] uint8, motion.thumbnails
+  size: np.ndarray  # [2] height and width
 
 
 def cache_folder(chosen: str) -> pathlib.Path | None:
@@ -117,7 +119,7 @@ class Run:
       if found is not None:
         print(f"{name}: {len(where)} clips, features from the cache")
         return found
-    protocol, seen = self._protocol, []
+    protocol, seen, thumbs, sizes = self._protocol, [], [], []
 
     def supply() -> Iterator[np.ndarray]:
       console = Console(f"score: {name}", len(where))
@@ -126,6 +128,8 @@ class Run:
         for i, clip in enumerate(clips):
           clip = change(clip)
           seen.append(motion.statistics(clip))
+          thumbs.append(np.rint(motion.thumbnails(clip[None])[0]).astype(np.uint8))
+          sizes.append(clip.shape[1:3])
           yield clip
           console.advance(i + 1)
       finally:
@@ -133,7 +137,8 @@ class Run:
 
     features = np.concatenate(list(self._extract(supply())))
     moves = np.array([row[:-1] for row in seen])
-    made = Made(features, moves, motion.mean(seen).histogram)
+    colours = motion.mean(seen).histogram
+    made = Made(features, moves, colours, np.stack(thumbs), np.array(sizes[0]))
     if file:
       _write_cached(file, made)
     return made
@@ -237,6 +242,12 @@ def report(protocol: Protocol, options: argparse.Namespace) -> dict[str, Any]:
     found["scores"] = {"fakes": [scoring.inception(protocol, made.features).record()]}
     return found
   base = run("reals", real, reals.where, protocol.stride)
+  if (base.size != made.size).any():
+    raise DataError(
+      "reals are {1}x{0}, fakes {3}x{2}; resize one: sizes alone move scores".format(
+        *base.size, *made.size
+      )
+    )
   found["real"] = _about(options.real, real, reals.where, base, run.digest(real))
   halves = reals.how == _HALVES
   other = base
@@ -254,6 +265,9 @@ def report(protocol: Protocol, options: argparse.Namespace) -> dict[str, Any]:
   found["colour_histogram_distance"] = float(
     np.abs(base.colours - made.colours).sum(1).mean() / 2
   )
+  found["nearest_real"] = {"fakes": _nearest(made, base)}
+  if not halves:
+    found["nearest_real"]["floor"] = _nearest(other, base)
   if options.paired:
     found["paired"] = _paired(protocol, real, fake, fakes)
   return found
@@ -316,17 +330,26 @@ def _head(
   }
 
 
+def _nearest(made: Made, base: Made) -> dict[str, float]:
+  """Distances to the nearest real clip that was scored against, grey levels."""
+  found = motion.nearest(made.thumbs.astype(np.float32), [base.thumbs])
+  return {"mean": float(found.distance.mean()), "least": float(found.distance.min())}
+
+
 def _about(
   path: str, source: clip_sources.Source, where: list[clip_sources.Place], made: Made,
   digest: str,
 ) -> dict[str, Any]:  # fmt: skip
   fields = motion.Statistics._fields[:-1]
+  listed = [(source.names[place.video], place.start) for place in where]
   return {
     "path": path,
     "kind": source.kind,
     "sha256": digest,
     "videos": len(source.names),
     "clips": len(where),
+    # Data sets lose videos over the years: the same name may mean fewer clips.
+    "clip_list": hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16],
     "motion": dict(zip(fields, map(float, made.moves.mean(0)))),
   }
 

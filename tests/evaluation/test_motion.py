@@ -48,18 +48,22 @@ def test_the_nearest_training_clip_is_found():
   training = np.stack([_moving(1, seed=seed) for seed in range(5)])
   ours = np.stack([training[3], training[1]])
   ours[1] = ours[1].clip(0, 245) + 10
-  found = motion.nearest(ours, [training[:2], training[2:]])
+  batches = [motion.thumbnails(part) for part in (training[:2], training[2:])]
+  found = motion.nearest(motion.thumbnails(ours), batches)
   np.testing.assert_array_equal(found.index, [3, 1])
   assert found.distance[0] == 0 and 5 < found.distance[1] < 10
   with pytest.raises(DataError, match="no training clip"):
-    motion.nearest(ours, [])
+    motion.nearest(motion.thumbnails(ours), [])
+  with pytest.raises(DataError, match="another number of frames"):
+    motion.nearest(motion.thumbnails(ours[:, 1:]), batches)
 
 
 def test_thumbnails_of_other_sizes_compare():
   # A flat clip of 40x24 pixels has the thumbnail of a flat clip of 16x16.
-  flat = lambda h, w, v: np.full((1, 2, h, w, 3), v, np.uint8)
-  found = motion.nearest(flat(24, 40, 100), [flat(16, 16, 103)])
-  assert found.distance[0] == pytest.approx(3)
+  flat = lambda h, w, v: motion.thumbnails(np.full((1, 2, h, w, 3), v, np.uint8))
+  assert motion.nearest(flat(24, 40, 100), [flat(16, 16, 103)]).distance == 3
+  with pytest.raises(DataError, match="16 pixels or more"):
+    flat(15, 40, 0)
 
 
 def test_the_true_flow_has_no_warp_error():

@@ -69,6 +69,9 @@ def test_fakes_lie_far_above_floor(report):
   assert value["fakes"] > 3 * value["floor: other real videos"]
   assert report["real"]["motion"]["static"] == 0
   assert report["fake"]["motion"]["difference"] > 2 * report["real"]["motion"]["difference"]
+  near = report["nearest_real"]
+  assert near["fakes"]["mean"] > near["fakes"]["least"] > 1 and "floor" in near
+  assert report["real"]["clip_list"] != report["fake"]["clip_list"]
   assert 0 < report["paired"]["SSIM (Gaussian 11x11)"] < 1
 
 
@@ -176,6 +179,7 @@ def test_bad_clips_say_one_line_and_write_nothing(folder, tmp_path, capsys):
     ("short.npz", "the longest has 8"),
     ("empty", "holds no video"),
     ("torn.npz", "truncated"),
+    ("small.npz", "reals are 32x32, fakes 20x24; resize one"),
     ("gone", "is no folder and no npz file"),
   ]:
     _refused(capsys, _call(folder, fake=tmp_path / name, out=out), 3, message)
