@@ -56,6 +56,8 @@ def compare(
     pick = lambda x: x[draw.integers(0, len(x), len(x))]
     found = [_value(protocol, metric, pick(a), pick(b)) for _ in range(resamples)]
     low, high = np.percentile(found, [2.5, 97.5]) - np.mean(found) + value
+    # No Frechet distance is negative; an unbiased MMD may be.
+    low = max(low, 0.0) if metric == "frechet" else low
     interval = (float(low), float(high))
   return Score(protocol.title(metric), value, protocol, len(a), len(b), interval)
 

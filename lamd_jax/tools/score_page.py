@@ -70,6 +70,11 @@ def _warnings(report: Mapping[str, Any]) -> list[str]:
     )
   elif report["real"]["kind"] == "video files":
     found.append("note: both sets are compressed videos; their codecs move scores")
+  if any(name.endswith("of the same videos") for name in report["scores"]):
+    found.append(
+      "note: floor and baselines take other clips of the reals' own videos and lie lower"
+      " than clips of other videos would; compare fakes with them accordingly"
+    )
   return found
 
 

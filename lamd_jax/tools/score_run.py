@@ -239,6 +239,7 @@ def report(protocol: Protocol, options: argparse.Namespace) -> dict[str, Any]:
   found = _head(protocol, options, run.weights)
   found["fake"] = _about(options.fake, fake, fakes, made, run.digest(fake))
   if reals is None:
+    found["interval"] = "mean -+ 2 deviations over splits"
     found["scores"] = {"fakes": [scoring.inception(protocol, made.features).record()]}
     return found
   base = run("reals", real, reals.where, protocol.stride)

@@ -238,6 +238,8 @@ def test_inception_score_needs_no_reals(folder, monkeypatch, tmp_path):
   out = tmp_path / "report.json"
   flags = ("--set=fakes=8", "--set=splits=1")
   assert _call(folder, *flags, real="none", protocol="is_tgan2", out=out) == 0
-  record = json.loads(out.read_text())["scores"]["fakes"][0]
+  report = json.loads(out.read_text())
+  assert "splits" in report["interval"] and "bootstrap" not in report["interval"]
+  record = report["scores"]["fakes"][0]
   assert record["title"].startswith("Inception score")
   assert record["value"] == pytest.approx(8) and record["reals"] == 0
