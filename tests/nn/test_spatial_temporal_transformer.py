@@ -80,3 +80,12 @@ def test_a_missing_text_is_an_error(block_and_params):
   block, x, _, params = block_and_params
   with pytest.raises(ValueError, match="context"):
     block.apply({"params": params}, x, None, "video")
+
+
+def test_without_zero_init_it_still_starts_as_the_identity(block_and_params):
+  released, x, context, _ = block_and_params
+  block = released.clone(temporal_zero_init=False)
+  params = initializers.initialize(block, 0, x, context, mode="video")["params"]
+  assert params["temporal_attention_0"]["v"]["kernel"].any()
+  out = jax.jit(lambda p: block.apply({"params": p}, x, context, "video"))(params)
+  np.testing.assert_array_equal(out, x)
