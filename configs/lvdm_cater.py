@@ -7,11 +7,11 @@ are ours, on blocks of LVDM's text-to-video model (arXiv 2211.13221).
 
 variant  hardware                 wall time  result
 gpu      one GPU                   not run    not run
-demo     2 CPU cores               README     README
+demo     2 CPU cores               18 min     README
 
 python -m lamd_jax.main --config=configs/lvdm_cater.py:demo
 python -m lamd_jax.main --workdir=runs/lvdm_cater-demo --mode=sample \
-  --sample.text="the cone is sliding to (2, -1)." --sample.guidance=3
+  --sample.text="the cone is sliding to (2, -1)."
 """
 
 from lamd_jax import lvdm_variants

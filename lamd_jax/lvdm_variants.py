@@ -181,7 +181,7 @@ def _cater(config: ConfigDict, size: int, videos: int) -> None:
 
 
 def demo_text(config: ConfigDict) -> None:
-  """At most twelve minutes of training on two CPU cores."""
+  """About eighteen minutes of training on two CPU cores."""
   demo(config)
   _cater(config, size=64, videos=2048)
   # A video of this world is one action whatever its length; eight frames show it.
@@ -194,7 +194,7 @@ def demo_text(config: ConfigDict) -> None:
   config.model.text.update(encoder="small", width=128, layers=2, heads=4)
   config.optim.autoencoder.update(steps=600, batch=4)
   config.optim.diffusion.update(steps=800, batch=8)
-  config.diffusion.guidance = 2.0
+  config.diffusion.guidance = 8.0
 
 
 def gpu_text(config: ConfigDict) -> None:
