@@ -87,9 +87,9 @@ def _ours(case: str, bf16: bool, batch: int) -> Program:
   z = jax.random.normal(jax.random.key(0), (batch, *LATENT))
   t = jnp.full((batch,), 500.0)
   clip = jax.ShapeDtypeStruct((1, 16, 256, 256, 3), jnp.float32)
-  denoiser = lambda: _weights(system.unet, z, t, types.Conditions())
+  denoiser = lambda: _weights(system.unets["diffusion"], z, t, types.Conditions())
   decoder = lambda: _weights(system.autoencoder, clip)
-  denoise = lambda p, z, t: system.denoiser(p)(z, t, types.Conditions())
+  denoise = lambda p, z, t: system.denoiser("diffusion", p)(z, t, types.Conditions())
   decode = lambda p, z: system.autoencoder.apply({"params": p}, z, method="decode")
 
   if case == "decode":
