@@ -119,7 +119,6 @@ def _denoiser() -> dict[str, object]:
     resblock_updown=False,
     transformer=False,
     temporal_zero_init=True,  # of the transformer's temporal attention, as released
-    context_dim=0,
     noise_level_classes=0,
   )
 

@@ -94,7 +94,6 @@ LIMITS: dict[str, tuple[float, float]] = {
   "model.denoiser.heads": (1, 256),
   "model.denoiser.temporal_kernel": (1, 9),
   "model.denoiser.temporal_length": (1, 4096),
-  "model.denoiser.context_dim": (0, 65_536),
   "model.denoiser.noise_level_classes": (0, 100_000),
   "model.denoiser.head_channels": (0, 1024),
   "model.motion.autoencoder.latent_channels": (1, 1024),

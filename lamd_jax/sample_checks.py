@@ -6,6 +6,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from lamd_jax import limits
+from lamd_jax import validation
 from lamd_jax.errors import ConfigError
 
 FORMATS = ("mp4", "gif", "png", "npz")
@@ -15,8 +16,7 @@ def time_factor(config: ConfigDict) -> int:
   """Returns how many frames a latent stands for."""
   if config.system == "lamd":
     return config.data.frames
-  image = config.model.first_stage == "image"
-  return 1 if image else config.model.autoencoder.downsample[0]
+  return validation.factors(config)[0]
 
 
 def dense_stage(config: ConfigDict) -> str:

@@ -104,8 +104,8 @@ def _check_lamd(config: ConfigDict) -> None:
 _MODELS = {"lvdm": _check_lvdm, "lamd": _check_lamd}
 
 
-def _factors(config: ConfigDict) -> tuple[int, int, int]:
-  """The autoencoder's factors (t,h,w)."""
+def factors(config: ConfigDict) -> tuple[int, int, int]:
+  """Returns the factors (t,h,w) of the autoencoder of clips or of frames."""
   if config.model.first_stage == "image":
     factor = 2 ** (len(config.model.image_autoencoder.channel_mult) - 1)
     return 1, factor, factor
@@ -114,7 +114,7 @@ def _factors(config: ConfigDict) -> tuple[int, int, int]:
 
 def _check_sizes(config: ConfigDict) -> None:
   data = config.data
-  factor_t, factor_h, factor_w = _factors(config)
+  factor_t, factor_h, factor_w = factors(config)
   if data.frames % factor_t:
     fail("data.frames", data.frames,
          f"not divisible by the autoencoder's time factor {factor_t}; nearest:"

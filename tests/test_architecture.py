@@ -21,7 +21,7 @@ ALLOWED = {
   "config": {"errors"},
   "limits": {"errors"},
   "validation": {"errors", "limits"},
-  "sample_checks": {"errors", "limits"},
+  "sample_checks": {"errors", "limits", "validation"},
   "media": {"errors"},
   "segments": {"errors", "media"},
   "long_video": {"rng", "systems"},

@@ -111,19 +111,35 @@ class AutoencoderStage:
     )(jax.lax.stop_gradient(r))
     kl = autoencoder_loss.kl_per_clip(mean, log_variance)
     metrics = {"nll": nll, "kl_nats": kl, "psnr": psnr(x, r)}
-    value = nll + loss.kl_weight * kl
-    # 4. The critic.
-    losses = {}
+    # 4. The critic, and the losses of both.
+    return self._output(
+      params, extras, x, features, r, nll, cotangent, loss.kl_weight * kl, metrics,
+      streams.step,
+    )  # fmt: skip
+
+  def _output(
+    self, params: dict[str, Tree], extras: Tree, x: jax.Array, features: Tree,
+    r: jax.Array, nll: jax.Array, cotangent: jax.Array, regulariser: jax.Array,
+    metrics: dict[str, jax.Array], step: jax.Array,
+  ) -> stage_lib.StageOutput:  # fmt: skip
+    """Adds the adversarial term, if there is a critic, and joins the losses.
+
+    `features` are what the last layer made r of, `cotangent` is the gradient of `nll`
+    at r, and `regulariser` is the weighted KL.
+    """
+    value, losses = nll + regulariser, {}
     if self._critic is not None:
-      added = self._adversarial(params, extras, x, r, streams.step)
-      weight = self._adaptive_weight(generator, features, cotangent, added.g_gradient)
+      added = self._adversarial(params, extras, x, r, step)
+      weight = self._adaptive_weight(
+        params["generator"], features, cotangent, added.g_gradient
+      )
       cotangent += weight * added.g_gradient
       value += weight * added.g
       losses["discriminator"] = added.critic_loss
       extras = {**extras, "batch_stats": added.statistics}
       metrics |= {"g": added.g, "critic": added.critic_loss, "gan_weight": weight}
-    # 5. The value is the true loss, the gradient that of the surrogate.
-    gradient = autoencoder_loss.surrogate(r, cotangent) + loss.kl_weight * kl
+    # The value is the true loss, the gradient that of the surrogate.
+    gradient = autoencoder_loss.surrogate(r, cotangent) + regulariser
     losses["generator"] = gradient + jax.lax.stop_gradient(value - gradient)
     return stage_lib.StageOutput(losses, extras, metrics)
 

@@ -95,25 +95,14 @@ class MotionAutoencoderStage(autoencoder_stage.AutoencoderStage):
       "active_channels": (mean.var((0, 1, 2, 3)) > _ACTIVE).sum(),
       "psnr": autoencoder_stage.psnr(x, r),
     }  # fmt: skip
-    value = nll + weighted
-    # 5. The critic.
-    losses = {}
-    if self._critic is not None:
-      added = self._adversarial(params, extras, x, r, streams.step)
-      weight = self._adaptive_weight(generator, features, cotangent, added.g_gradient)
-      cotangent += weight * added.g_gradient
-      value += weight * added.g
-      losses["discriminator"] = added.critic_loss
-      extras = {**extras, "batch_stats": added.statistics}
-      metrics |= {"g": added.g, "critic": added.critic_loss, "gan_weight": weight}
-    # 6. The value is the true loss, the gradient that of the surrogate.
-    gradient = autoencoder_loss.surrogate(r, cotangent) + weighted
-    losses["generator"] = gradient + jax.lax.stop_gradient(value - gradient)
-    # 7. Running statistics, for whoever sees no batch.
+    # 5. Running statistics, for whoever sees no batch.
     before = latent_norm.Moments(extras["latent_mean"], extras["latent_variance"])
     after = latent_norm.running(before, now, self._motion.momentum)
     extras = {**extras, "latent_mean": after.mean, "latent_variance": after.variance}
-    return stage_lib.StageOutput(losses, extras, metrics)
+    # 6. The critic, and the losses of both.
+    return self._output(
+      params, extras, x, features, r, nll, cotangent, weighted, metrics, streams.step
+    )
 
   def _decode_features(self, params: Tree, z: jax.Array, content: Tree) -> jax.Array:
     return self._network.apply({"params": params}, z, content, method="decode_features")

@@ -26,8 +26,8 @@ def unet(
   """Builds the UNet that `config.model.denoiser` describes.
 
   Args:
-    settings: has every key of `config.model.denoiser`. `context_dim` is not looked
-      at: the width of the context is read off the context.
+    settings: has every key of `config.model.denoiser`; the width of the context is
+      read off the context.
     out_channels: channels of a latent. Those that enter are read off the input.
     remat: none | full | names, see `UNet`.
     dtype: of the computation; parameters are float32.

@@ -96,7 +96,7 @@ class Store:
     self._verify = verify
     self._saving = -1
     # Before the manager reads the folder, so that it never knows the bad ones.
-    self._start = _on_first_process(self._newest_good)
+    self._start = _on_first_process(self._clean_and_find)
     kept: list[Any] = [_policies.LatestN(keep)]
     if keep_every:
       kept.append(_policies.EveryNSteps(keep_every))
@@ -104,7 +104,6 @@ class Store:
       self._folder,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=_policies.AnyPreservationPolicy(kept),
-        cleanup_tmp_directories=True,
         enable_async_checkpointing=True,
         async_options=ocp.options.AsyncOptions(
           post_finalization_callback=self._write_manifest
@@ -168,6 +167,13 @@ class Store:
     for entry in self._folder.iterdir():
       if entry.name == step or entry.name.startswith(f"{step}.orbax-checkpoint-tmp"):
         manifest.write(entry)
+
+  def _clean_and_find(self) -> int:
+    # Orbax's own option for this cleans in the background, and not at all if the
+    # manager is closed, or the process ends, before the first save.
+    for left in ocp.utils.tmp_checkpoints(self._folder):
+      left.get().rmtree()
+    return self._newest_good()
 
   def _newest_good(self) -> int:
     """Returns the newest step that verifies, moving away newer ones; -1 if none."""
