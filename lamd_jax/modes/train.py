@@ -54,6 +54,16 @@ def _frozen(
   return frozen
 
 
+def _earlier(
+  stage: stage_lib.Stage, config: ConfigDict, workdir: epath.Path
+) -> Any:
+  """Loads the weights the stage goes on from; None for none, or once it has begun."""
+  if not stage.starts_from or checkpoints.steps(workdir / stage.name):
+    return None
+  verify = config.train.checkpoint_verify
+  return checkpoints.load_weights(workdir / stage.starts_from, "ema", verify)
+
+
 def _clips_of(stage: stage_lib.Stage, config: ConfigDict) -> ConfigDict:
   """Returns the data group with clips as long as the stage takes them."""
   data = config.data.copy_and_resolve_references()
@@ -159,6 +169,7 @@ def _train_stage(
       config=config,
       workdir=folder,
       frozen=frozen,
+      earlier=_earlier(stage, config, workdir),
       loader=loader,
       preview_batch=_preview_batch(stage, config),
       finish_batches=lambda: _endless_pixels(stage, config),

@@ -36,6 +36,7 @@ class AutoencoderStage:
 
   name = "autoencoder"
   variants = ("video",)
+  starts_from = ""
   trains_on_latents = False
   encoded_by = ""
 
@@ -66,6 +67,9 @@ class AutoencoderStage:
 
   def variant_at(self, step: int) -> str:
     return "video"
+
+  def trained(self, variant: str) -> tuple[str, ...]:
+    return self.groups
 
   def init(self, seed: int | None) -> tuple[dict[str, Tree], Tree]:
     data = self._config.data

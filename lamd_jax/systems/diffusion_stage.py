@@ -24,6 +24,7 @@ class DenoiserStage:
   """
 
   variants = ("video",)
+  starts_from = ""
   trains_on_latents = True
   groups: tuple[str, ...]
 
@@ -33,6 +34,9 @@ class DenoiserStage:
 
   def variant_at(self, step: int) -> str:
     return "video"
+
+  def trained(self, variant: str) -> tuple[str, ...]:
+    return self.groups
 
   def _output(
     self, raw: jax.Array, target: jax.Array, t: jax.Array, z0: jax.Array, extras: Tree

@@ -7,7 +7,7 @@ returns "finished" or "preempted"; main turns the latter into exit code 75.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from absl import logging
@@ -67,6 +67,7 @@ def train(
   config: ConfigDict,
   workdir: epath.PathLike,
   frozen: Frozen,
+  earlier: Mapping[str, Tree] | None = None,
   loader: Loader,
   preview_batch: Batch | None,
   finish_batches: Callable[[], Iterator[Batch]],
@@ -83,6 +84,7 @@ def train(
     config: the whole config; `seed`, `train` and `optim[stage.name]` are read.
     workdir: the stage's own folder.
     frozen: weights of earlier stages, as `checkpoints.load_weights` returns them.
+    earlier: those of the stage that this one goes on from, likewise; None for none.
     loader: this process's part of the batches; closed by the caller.
     preview_batch: what previews are made from, equal on all processes; None for none.
     finish_batches: makes an endless iterator for `stage.finish`.
@@ -104,7 +106,7 @@ def train(
     return Result("finished", checkpoints.finished_step(workdir))
   with jax.set_mesh(mesh), _open_store(config.train, workdir) as store:
     run, state = _prepare(
-      stage, config, mesh, frozen, min_shard_bytes, store, loader, stop, writer
+      stage, config, mesh, frozen, earlier, min_shard_bytes, store, loader, stop, writer
     )
     state, step = _restore(run, state)
     writer.rewind(step)  # forget what a killed run logged beyond its checkpoint
@@ -136,6 +138,7 @@ def _prepare(
   config: ConfigDict,
   mesh: Mesh,
   frozen: Frozen,
+  earlier: Mapping[str, Tree] | None,
   min_shard_bytes: int,
   store: checkpoints.Store,
   loader: Loader,
@@ -144,7 +147,7 @@ def _prepare(
 ) -> tuple[_Run, tuple[State, State]]:
   """Returns the run, and the host's first state with its shardings."""
   optim = config.optim[stage.name]
-  state = state_lib.create(stage, optim, config.seed)
+  state = state_lib.create(stage, optim, config.seed, earlier)
   shardings = sharding.state_shardings(state, mesh, min_bytes=min_shard_bytes)
   # A dict, whatever mapping came: jit needs a pytree.
   frozen = {name: dict(frozen[name]) for name in stage.needs}

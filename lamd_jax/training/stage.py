@@ -27,7 +27,7 @@ Batch = types.VideoBatch | types.LatentBatch
 class StageOutput(NamedTuple):
   """What one forward pass yields."""
 
-  losses: dict[str, jax.Array]  # one float32 scalar per parameter group
+  losses: dict[str, jax.Array]  # one float32 scalar per group that is trained
   extras: Tree  # the updated extras
   metrics: dict[str, jax.Array]  # float32 scalars for the log, means over the batch
 
@@ -57,6 +57,7 @@ class Stage(Protocol):
   averaged: tuple[str, ...]  # those of `groups` that keep a moving average
   needs: tuple[str, ...]  # earlier stages and imported networks: keys of `frozen`
   variants: tuple[str, ...]  # static forms of the step; one compiled step each
+  starts_from: str  # an earlier stage whose weights this one goes on from; "" for none
   frames: int  # of a training clip
   trains_on_latents: bool  # it has `encode`, and takes LatentBatches as well
   encoded_by: str  # of `needs`, whose weights `encode` reads; "" without `encode`
@@ -64,9 +65,20 @@ class Stage(Protocol):
   def variant_at(self, step: int) -> str:
     """The variant of this step: a function of the step alone, equal on all hosts."""
 
+  def trained(self, variant: str) -> tuple[str, ...]:
+    """The groups that a step of this variant updates. The others, with their averages
+    and the state of their optimizers, stay as they are, bit by bit."""
+
   def init(self, seed: int | None) -> tuple[dict[str, Tree], Tree]:
     """Returns ({group: parameters}, extras) as NumPy trees; compiles nothing. A seed of
     None gives shapes in place of the parameters' numbers."""
+
+  def start(
+    self, params: dict[str, Tree], extras: Tree, earlier: Mapping[str, Tree]
+  ) -> tuple[dict[str, Tree], Tree]:
+    """Returns what `init` gave with the weights of `starts_from` taken over, {"params":
+    ..., "extras": ...}, averages where that stage kept them. NumPy; only called where
+    `starts_from` names a stage."""
 
   def forward(
     self,

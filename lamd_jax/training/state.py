@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -42,9 +43,23 @@ def averaged_groups(stage: Stage, optim: ConfigDict) -> tuple[str, ...]:
   return tuple(stage.averaged) if optim.ema_decay > 0 else ()
 
 
-def create(stage: Stage, optim: ConfigDict, seed: int) -> State:
-  """Returns the state before the first step, as NumPy arrays."""
+def create(
+  stage: Stage,
+  optim: ConfigDict,
+  seed: int | None,
+  earlier: Mapping[str, Tree] | None = None,
+) -> State:
+  """Returns the state before the first step, as NumPy arrays.
+
+  Args:
+    stage: what is trained.
+    optim: its `config.optim`.
+    seed: of its parameters; None gives shapes.
+    earlier: weights of the stage that it goes on from; None for none.
+  """
   params, extras = stage.init(seed)
+  if earlier is not None:
+    params, extras = stage.start(params, extras, earlier)
   if set(params) != set(stage.groups):
     raise ValueError(
       f"stage {stage.name}: init returned groups {sorted(params)}, declared are"

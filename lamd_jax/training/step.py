@@ -43,6 +43,7 @@ class _Plan(NamedTuple):
 
   stage: Stage
   variant: str
+  groups: tuple[str, ...]  # those that this variant trains
   optim: ConfigDict
   max_nonfinite: int
   mesh: Mesh
@@ -70,7 +71,8 @@ def build(
     shardings: a NamedSharding for each array of the state, which is donated.
     frozen_shardings: likewise for `frozen`.
   """
-  plan = _Plan(stage, variant, optim, max_nonfinite, mesh, shardings)
+  groups = stage.trained(variant)
+  plan = _Plan(stage, variant, groups, optim, max_nonfinite, mesh, shardings)
   whole = sharding.replicated(mesh)
   return jax.jit(
     functools.partial(_step, plan),
@@ -84,25 +86,25 @@ def _step(
   plan: _Plan, state: State, frozen: Frozen, root: jax.Array, batch: Batch
 ) -> tuple[State, Report]:
   """The step itself, in the order of the docstring above."""
-  stage, optim = plan.stage, plan.optim
+  groups, optim = plan.groups, plan.optim
   streams = rng.Streams(root, state.step)
   gradients, output = _gradients(plan, state, frozen, batch, streams)
   large = bundles.LARGE if optimizers.elementwise(optim) else 0
   packing = {
     g: bundles.Bundles(state.params[g], plan.shardings.params[g], large)
-    for g in stage.groups
+    for g in groups
   }
-  packed = {g: packing[g].pack(gradients[g]) for g in stage.groups}
-  norms = {g: optimizers.global_norm(packed[g]) for g in stage.groups}
+  packed = {g: packing[g].pack(gradients[g]) for g in groups}
+  norms = {g: optimizers.global_norm(packed[g]) for g in groups}
   numbers = [*output.losses.values(), *norms.values()]
   finite = jnp.all(jnp.isfinite(jnp.stack(numbers)))
   guard = _count(state.guard, finite, state.step + 1, plan.max_nonfinite)
   updates = state.step - state.guard.skipped  # made before this step
 
   old = _Changing(
-    params={g: packing[g].pack(state.params[g]) for g in stage.groups},
-    ema={g: packing[g].pack(x) for g, x in state.ema.items()},
-    opt_state={g: packing[g].pack_state(state.opt_state[g]) for g in stage.groups},
+    params={g: packing[g].pack(state.params[g]) for g in groups},
+    ema={g: packing[g].pack(x) for g, x in state.ema.items() if g in groups},
+    opt_state={g: packing[g].pack_state(state.opt_state[g]) for g in groups},
     extras=state.extras,
   )
   # A branch, not a select: XLA fuses nothing across it. Fused into the arithmetic,
@@ -114,17 +116,18 @@ def _step(
   )
   metrics = {
     **output.metrics,
-    **{f"loss/{g}": output.losses[g] for g in stage.groups},
-    **{f"gradient_norm/{g}": norms[g] for g in stage.groups},
+    **{f"loss/{g}": output.losses[g] for g in groups},
+    **{f"gradient_norm/{g}": norms[g] for g in groups},
     **{f"parameter_norm/{g}": optimizers.global_norm(x) for g, x in new.params.items()},
     "learning_rate": optimizers.learning_rate(optim)(updates),
     "skipped_steps": guard.skipped,
   }
   state = State(
     step=state.step + 1,
-    params={g: packing[g].unpack(x) for g, x in new.params.items()},
-    ema={g: packing[g].unpack(x) for g, x in new.ema.items()},
-    opt_state={g: packing[g].unpack_state(x) for g, x in new.opt_state.items()},
+    params=state.params | {g: packing[g].unpack(x) for g, x in new.params.items()},
+    ema=state.ema | {g: packing[g].unpack(x) for g, x in new.ema.items()},
+    opt_state=state.opt_state
+    | {g: packing[g].unpack_state(x) for g, x in new.opt_state.items()},
     extras=new.extras,
     guard=guard,
   )
@@ -164,12 +167,12 @@ def _update(
   return _Changing(params, ema, opt_state, extras)
 
 
-def _check(stage: Stage, output: StageOutput, extras: Tree) -> None:
+def _check(plan: _Plan, output: StageOutput, extras: Tree) -> None:
   """Checks, while tracing, that a stage keeps the protocol."""
-  if set(output.losses) != set(stage.groups):
+  if set(output.losses) != set(plan.groups):
     raise ValueError(
-      f"stage {stage.name}: forward returned losses {sorted(output.losses)}, the groups"
-      f" are {sorted(stage.groups)}"
+      f"stage {plan.stage.name}: forward returned losses {sorted(output.losses)}, the"
+      f" groups of {plan.variant} are {sorted(plan.groups)}"
     )
   # Otherwise the step would be traced again at its second call.
   chex.assert_trees_all_equal_shapes_and_dtypes(output.extras, extras)
@@ -179,26 +182,29 @@ def _gradients(
   plan: _Plan, state: State, frozen: Frozen, batch: Batch, streams: rng.Streams
 ) -> tuple[Tree, StageOutput]:
   """Returns the gradient of the summed losses, averaged over the micro-batches."""
-  stage, parts, shardings = plan.stage, plan.optim.accumulate, plan.shardings.params
+  stage, parts = plan.stage, plan.optim.accumulate
+  trained = {g: state.params[g] for g in plan.groups}
+  shardings = {g: plan.shardings.params[g] for g in plan.groups}
 
   def total(params: Tree, extras: Tree, part: Batch):
+    params = state.params | params
     output = stage.forward(params, extras, frozen, part, streams, plan.variant)
-    _check(stage, output, extras)
+    _check(plan, output, extras)
     return sum(output.losses.values()), output
 
   differentiate = jax.grad(total, has_aux=True)
   if parts == 1:
-    gradients, output = differentiate(state.params, state.extras, batch)
+    gradients, output = differentiate(trained, state.extras, batch)
     return sharding.constrain(gradients, shardings), output
 
   def one(carry: tuple[Tree, Tree], part: Batch):
     sums, extras = carry
-    gradients, output = differentiate(state.params, extras, part)
+    gradients, output = differentiate(trained, extras, part)
     sums = jax.tree.map(lambda s, g: s + g.astype(jnp.float32), sums, gradients)
     scalars = (output.losses, output.metrics)
     return (sharding.constrain(sums, shardings), output.extras), scalars
 
-  zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), state.params)
+  zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), trained)
   carry = (sharding.constrain(zeros, shardings), state.extras)
   (sums, extras), scalars = jax.lax.scan(one, carry, _split(batch, parts, plan.mesh))
   losses, metrics = jax.tree.map(lambda x: jnp.mean(x, axis=0), scalars)

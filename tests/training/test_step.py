@@ -74,6 +74,33 @@ def test_accumulation_is_the_big_batch(mesh, devices):
     np.testing.assert_allclose(parts_report.metrics[name], value, rtol=2e-6)
 
 
+class _CriticLess(toy_stage.ToyStage):
+  """Its one variant leaves the discriminator alone."""
+
+  def trained(self, variant):
+    return ("generator",)
+
+  def forward(self, *args):
+    output = super().forward(*args)
+    return output._replace(losses={"generator": output.losses["generator"]})
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_groups_that_a_variant_does_not_train_stay_bit_by_bit(accumulate):
+  made = _Setup(stage=_CriticLess(), accumulate=accumulate, weight_decay=0.1)
+  state, report = made.run(steps=2)
+  for part in ("params", "ema", "opt_state"):
+    before, after = getattr(made.host, part), getattr(state, part)
+    assert set(after) == set(before)
+    if "discriminator" in before:
+      chex.assert_trees_all_equal(after["discriminator"], before["discriminator"])
+    moved = lambda a, b: not np.array_equal(a, b)
+    assert any(
+      jax.tree.leaves(jax.tree.map(moved, after["generator"], before["generator"]))
+    )
+  assert "loss/discriminator" not in report.metrics
+
+
 def test_extras_are_threaded_through_micro_batches():
   # Four micro-batches move a running mean of rate 0.1 four times; one moves it once.
   # Row sets are k, k+4, ...; the last part's weight is 0.1, the first's 0.1 * 0.9**3.
@@ -176,5 +203,5 @@ def test_a_stage_that_breaks_the_protocol_is_told():
       output = super().forward(*args)
       return output._replace(losses={"generator": output.losses["generator"]})
 
-  with pytest.raises(ValueError, match="losses.*groups are.*discriminator"):
+  with pytest.raises(ValueError, match="losses.*groups of plain are.*discriminator"):
     _Setup(stage=Forgetful(), accumulate=1).run()

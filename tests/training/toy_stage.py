@@ -31,6 +31,7 @@ class ToyStage:
   averaged = ("generator",)
   needs = ("earlier",)
   variants = ("plain", "doubled")
+  starts_from = ""
 
   def __init__(self, statistics: bool = True):
     self.statistics = statistics
@@ -38,6 +39,9 @@ class ToyStage:
 
   def variant_at(self, step: int) -> str:
     return self.variants[step % 2]
+
+  def trained(self, variant: str):
+    return self.groups
 
   def init(self, seed: int):
     random = np.random.default_rng(seed)
