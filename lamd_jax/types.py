@@ -40,6 +40,8 @@ class LatentBatch(NamedTuple):
   label: Array | None = None  # [B] int32 class
   tokens: Array | None = None  # [B,N] int32, the caption
   image: Array | None = None  # [B,1,H,W,3] uint8, first frames, where content is apart
+  depth: Array | None = None  # [B,T,H,W,1] uint8, as in VideoBatch
+  embedding: Array | None = None  # [B,T,D] float32, of each frame's content
 
 
 class Prompt(NamedTuple):
@@ -47,7 +49,9 @@ class Prompt(NamedTuple):
 
   tokens: Array | None = None  # [B,N] int32, the caption
   label: Array | None = None  # [B] int32 class
-  image: Array | None = None  # [B,1,H,W,3] uint8, the first frame
+  image: Array | None = None  # [B,1,H,W,3] uint8, what moves or what it shall look like
+  depth: Array | None = None  # [B,T,H,W,1] uint8, the structure to keep
+  structure_level: Array | None = None  # [B] int32, how far the depth is degraded
 
 
 class Conditions(NamedTuple):

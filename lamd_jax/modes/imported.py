@@ -21,7 +21,7 @@ from lamd_jax.interchange import perceptual
 from lamd_jax.interchange import safetensors_file
 from lamd_jax.networks import perceptual as perceptual_network
 from lamd_jax.nn import initializers
-from lamd_jax.systems import lvdm
+from lamd_jax.systems import latent_clips
 from lamd_jax.systems import text as text_lib
 
 Tree = Mapping[str, Any]
@@ -62,7 +62,7 @@ def _autoencoder(config: ConfigDict, workdir: epath.Path) -> Tree:
 
 
 def _autoencoder_shapes(config: ConfigDict) -> Tree:
-  network, _, _ = lvdm.first_stage(config.model, jnp.float32)
+  network, _, _ = latent_clips.first_stage(config.model, jnp.float32)
   size = config.data.size
   video = jax.ShapeDtypeStruct((1, 1, size, size, 3), jnp.float32)
   return initializers.shapes(network, video)["params"]

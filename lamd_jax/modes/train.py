@@ -125,8 +125,8 @@ def _cached_latents(
   count = pipeline.num_videos(data, split) * windows
   clips = {"clips": pipeline.fingerprint(data, split), "windows": windows}
   # What the stage's `encode` keeps of a clip, and the weights that it reads.
-  clips["stage"] = stage.name
-  name = latent_cache.key({stage.encoded_by: frozen[stage.encoded_by]}, clips)
+  clips["stage"] = stage.cached_as
+  name = latent_cache.key({name: frozen[name] for name in stage.encoded_by}, clips)
   dataset = latent_cache.build(
     stage,
     frozen,

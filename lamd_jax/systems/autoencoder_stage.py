@@ -38,7 +38,8 @@ class AutoencoderStage:
   variants = ("video",)
   starts_from = ""
   trains_on_latents = False
-  encoded_by = ""
+  encoded_by = ()
+  cached_as = ""
 
   def __init__(self, network: nn.Module, config: Any):
     """Args:

@@ -228,7 +228,8 @@ class MotionDiffusionStage(DenoiserStage):
   """
 
   name = "motion_diffusion"
-  encoded_by = "motion_autoencoder"
+  encoded_by = ("motion_autoencoder",)
+  cached_as = "motion_diffusion"
 
   def __init__(self, system: LaMD):
     super().__init__(system.process, system.config)
@@ -236,7 +237,7 @@ class MotionDiffusionStage(DenoiserStage):
     self.frames = system.config.data.frames
     text = ("text_encoder",) if system.text.trained else ()
     self.groups = ("denoiser", "conditioner", *text)
-    self.needs = (self.encoded_by, *system.text.imported)
+    self.needs = (*self.encoded_by, *system.text.imported)
     self.averaged = self.groups if system.config.optim[self.name].ema_decay else ()
 
   def init(self, seed: int | None) -> tuple[dict[str, Tree], Tree]:
@@ -270,7 +271,7 @@ class MotionDiffusionStage(DenoiserStage):
     posterior = self.encode(frozen, batch)
     noise = streams.normal("posterior", index, posterior.mean.shape[1:])
     raw = posterior.mean + jnp.exp(0.5 * posterior.log_variance) * noise
-    z0 = system.to_latent(frozen[self.encoded_by]["extras"], raw)
+    z0 = system.to_latent(frozen["motion_autoencoder"]["extras"], raw)
     # 2. The content of its first frame.
     f_x0 = system.content(frozen, posterior.image)[-1]
     z0, f_x0 = jax.lax.stop_gradient((z0, f_x0))
@@ -301,7 +302,7 @@ class MotionDiffusionStage(DenoiserStage):
     """
     if isinstance(batch, types.LatentBatch):
       return batch
-    params = frozen[self.encoded_by]["params"]["generator"]
+    params = frozen["motion_autoencoder"]["params"]["generator"]
     mean, log_variance = self._system.autoencoder.apply(
       {"params": params}, pixels.to_float(batch.video), method="encode"
     )

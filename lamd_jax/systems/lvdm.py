@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -21,12 +20,10 @@ from lamd_jax import types
 from lamd_jax.diffusion import constraints
 from lamd_jax.diffusion import guidance as guidance_lib
 from lamd_jax.diffusion import process as process_lib
-from lamd_jax.networks import image_autoencoder
 from lamd_jax.networks import unet as unet_lib
-from lamd_jax.networks import video_autoencoder
 from lamd_jax.systems import autoencoder_stage
+from lamd_jax.systems import latent_clips
 from lamd_jax.systems import lvdm_blocks
-from lamd_jax.systems import pixels
 from lamd_jax.systems import sampling
 from lamd_jax.systems import text as text_lib
 from lamd_jax.systems.lvdm_stages import ConditionalStage
@@ -38,19 +35,7 @@ Denoiser = Callable[[jax.Array, jax.Array, types.Conditions], jax.Array]
 CONDITIONAL = ("prediction", "interpolation")
 
 
-def first_stage(model: Any, dtype: Any) -> tuple[nn.Module, tuple[int, int, int], int]:
-  """Returns the autoencoder, its factors (t,h,w) and its latent channels."""
-  if model.first_stage == "image":
-    settings = model.image_autoencoder
-    factor = 2 ** (len(settings.channel_mult) - 1)
-    network = image_autoencoder.ImageAutoencoder(**dict(settings), dtype=dtype)
-    return network, (1, factor, factor), settings.latent_channels
-  settings = model.autoencoder
-  network = video_autoencoder.VideoAutoencoder(**dict(settings), dtype=dtype)
-  return network, tuple(settings.downsample), settings.latent_channels
-
-
-class LVDM:
+class LVDM(latent_clips.LatentClips):
   """The networks of one config, its stages in order, and how to sample from them.
 
   Args:
@@ -61,8 +46,7 @@ class LVDM:
   animates_images = False
 
   def __init__(self, config: Any, dtype: Any = jnp.float32):
-    self.config = config
-    self.autoencoder, self.downsample, channels = first_stage(config.model, dtype)
+    super().__init__(config, dtype)
     self.text = text_lib.Text(config, dtype, "diffusion")
     self.process = process_lib.from_config(config.diffusion)
     settings = dict(config.model.denoiser)
@@ -74,17 +58,11 @@ class LVDM:
       changes[name] = dict(temporal_length=clip.latents, noise_level_classes=classes)
     self.unets: dict[str, unet_lib.UNet] = {
       name: lvdm_blocks.unet(
-        {**settings, **changed}, channels, dtype=dtype, remat=config.train.remat
-      )
+        {**settings, **changed}, self.latent_shape[-1], dtype=dtype,
+        remat=config.train.remat,
+      )  # fmt: skip
       for name, changed in changes.items()
     }
-    factors, size = self.downsample, config.data.size
-    self.latent_shape = (
-      config.data.frames // factors[0],
-      size // factors[1],
-      size // factors[2],
-      channels,
-    )
 
   @property
   def generates_with(self) -> tuple[str, ...]:
@@ -101,17 +79,6 @@ class LVDM:
   def denoiser(self, stage: str, params: Tree) -> Denoiser:
     unet = self.unets[stage]
     return lambda z, t, conditions: unet.apply({"params": params}, z, t, conditions)
-
-  def encode(self, params: Tree, video: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns mean and log-variance [B,t,h,w,c] of clips [B,T,H,W,3] in [-1,1]."""
-    return self.autoencoder.apply({"params": params}, video, method="encode")
-
-  def reconstruct(self, weights: stage_lib.Frozen, video: jax.Array) -> jax.Array:
-    """Encodes (posterior mean) and decodes clips [B,T,H,W,3] uint8."""
-    params = weights["autoencoder"]["params"]["generator"]
-    mean, _ = self.encode(params, pixels.to_float(video))
-    decoded = self.autoencoder.apply({"params": params}, mean, method="decode")
-    return pixels.to_uint8(decoded)
 
   def sample_latents(
     self,
@@ -216,21 +183,3 @@ class LVDM:
       denoise, self.process, settings, streams, index, shape, conditions, hold
     )
     return jnp.where(mask != 0, known, z)
-
-  def decode_float(self, weights: stage_lib.Frozen, z: jax.Array) -> jax.Array:
-    """Decodes diffusion latents [B,t,h,w,c] to clips [B,T,H,W,3] float, about [-1,1]."""
-    params = weights["autoencoder"]["params"]["generator"]
-    extras = weights["autoencoder"]["extras"]
-    raw = z / extras["latent_scale"] - extras["latent_shift"]
-    return self.autoencoder.apply({"params": params}, raw, method="decode")
-
-  def decode(
-    self, weights: stage_lib.Frozen, z: jax.Array, prompt: types.Prompt
-  ) -> jax.Array:
-    """Decodes diffusion latents [B,t,h,w,c] to clips [B,T,H,W,3] uint8."""
-    del prompt  # a latent holds all of its clip
-    return pixels.to_uint8(self.decode_float(weights, z))
-
-  def random_latents(self, streams: rng.Streams, index: jax.Array) -> jax.Array:
-    """Standard normal latents: the baseline a trained denoiser must beat."""
-    return streams.normal("random_latents", index, self.latent_shape)

@@ -34,11 +34,12 @@ class DiffusionStage(DenoiserStage):
   """
 
   name = "diffusion"
-  encoded_by = "autoencoder"
+  encoded_by = ("autoencoder",)
 
   def __init__(self, system: LVDM):
     super().__init__(system.process, system.config)
     self._system = system
+    self.cached_as = self.name
     self.frames = system.config.data.frames
     text = system.text
     self.groups = ("denoiser", "text_encoder") if text.trained else ("denoiser",)
@@ -88,10 +89,7 @@ class DiffusionStage(DenoiserStage):
     posterior = self.encode(frozen, batch)
     noise = streams.normal("posterior", batch.index, posterior.mean.shape[1:])
     raw = posterior.mean + jnp.exp(0.5 * posterior.log_variance) * noise
-    extras = frozen["autoencoder"]["extras"]
-    return jax.lax.stop_gradient(
-      extras["latent_scale"] * (raw + extras["latent_shift"])
-    )
+    return jax.lax.stop_gradient(self._system.to_latent(frozen, raw))
 
   def encode(
     self, frozen: stage_lib.Frozen, batch: stage_lib.Batch
@@ -132,7 +130,7 @@ class ConditionalStage(DiffusionStage):
 
   def __init__(self, system: LVDM, name: str):
     super().__init__(system)
-    self.name = name
+    self.name = self.cached_as = name
     self._settings = settings = system.config[name]
     span = (settings.latents - 1) * settings.sparse + 1
     self.frames = span * system.downsample[0]

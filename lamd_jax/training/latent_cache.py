@@ -56,6 +56,8 @@ class LatentDataset(NamedTuple):
   label: np.ndarray | None  # [N] int32
   tokens: np.ndarray | None  # [N,L] int32, captions
   image: np.ndarray | None  # [N,1,H,W,3] uint8, first frames
+  depth: np.ndarray | None  # [N,T,H,W,1] uint8
+  embedding: np.ndarray | None  # [N,T,D] float32
 
   def __len__(self) -> int:
     return len(self.mean)

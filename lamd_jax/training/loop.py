@@ -110,8 +110,7 @@ def train(
     )
     state, step = _restore(run, state)
     writer.rewind(step)  # forget what a killed run logged beyond its checkpoint
-    # From here on a transfer that nobody asked for is an error.
-    with jax.transfer_guard("disallow"):
+    with jax.transfer_guard("disallow"):  # one that nobody asked for is an error
       state, step = _steps(run, state, step, preview_batch)
       if step < optim.steps:
         return _leave(run, state, step)

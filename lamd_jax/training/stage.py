@@ -60,7 +60,8 @@ class Stage(Protocol):
   starts_from: str  # an earlier stage whose weights this one goes on from; "" for none
   frames: int  # of a training clip
   trains_on_latents: bool  # it has `encode`, and takes LatentBatches as well
-  encoded_by: str  # of `needs`, whose weights `encode` reads; "" without `encode`
+  encoded_by: tuple[str, ...]  # those of `needs` whose weights `encode` reads
+  cached_as: str  # stages that name this alike share a latent cache
 
   def variant_at(self, step: int) -> str:
     """The variant of this step: a function of the step alone, equal on all hosts."""
