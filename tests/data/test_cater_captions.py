@@ -85,3 +85,52 @@ def test_vocabularies():
 def test_other_text_is_named(text):
   with pytest.raises(ConfigError):
     captions.parse(text)
+
+
+@pytest.mark.parametrize("mode", scenes.MODES)
+def test_appearance_says_what_is_there(mode):
+  world = Cater(mode)
+  for index in range(30):
+    caption = world.appearance("test", index)
+    scene, _ = world._plan("test", index, None)
+    true = np.array([thing[:4] for thing in scene.things], np.uint8)
+    said = captions.parse_appearance(caption)
+    assert said.dtype == np.uint8 and np.array_equal(said, true)
+
+
+def test_appearance_word_for_word_and_blind_to_motion():
+  world = Cater("v1")
+  # The scene of this index, read off its state by hand: colour and material vary.
+  _, size, colour, material = world.sample("train", 3, 2, 16).state["attributes"][1]
+  looks = f"{scenes.COLOUR_NAMES[colour]} {scenes.MATERIALS[material]}"
+  assert scenes.SIZES[size] == "medium"
+  caption = world.appearance("train", 3)
+  assert caption == f" a medium {looks} cone and the snitch."
+  moving = {world.sample("train", 3, 2, 16, motion_index=i).caption for i in range(6)}
+  assert len(moving) > 1 and caption not in moving
+  assert len({world.appearance("train", i) for i in range(40)}) > 8  # of 8 x 2
+
+
+def test_appearance_is_read_whatever_the_case_and_space():
+  text = "A medium red metal cone,  a small cyan rubber cube and the snitch"
+  said = captions.parse_appearance(text)
+  words = [
+    (shapes.NAMES[a], scenes.SIZES[b], scenes.COLOUR_NAMES[c], scenes.MATERIALS[d])
+    for a, b, c, d in said
+  ]
+  assert words == [
+    ("snitch", "small", "gold", "metal"), ("cone", "medium", "red", "metal"),
+    ("cube", "small", "cyan", "rubber"),
+  ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  "text",
+  ["", "the cone is rotating.", "a gold cone and the snitch.", "a medium red metal cone.",
+   "a medium red metal cone and the snitch. and more",
+   "a medium gold metal cone and the snitch."],
+)  # fmt: skip
+def test_other_text_is_no_appearance(text):
+  with pytest.raises(ConfigError, match="write for example") as error:
+    captions.parse_appearance(text)
+  assert "\n" not in str(error.value)

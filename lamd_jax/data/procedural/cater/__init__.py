@@ -105,6 +105,11 @@ class Cater:
     scene, motion = self._plan(split, index, None)
     return self._caption(scene, motion, split, index, ambiguous)
 
+  def appearance(self, split: str, index: int) -> str:
+    """Returns a caption that says what is there, not what moves."""
+    scene = scenes.make(self._stream("look", split, index), self.mode)
+    return captions.appearance(scene.things)
+
   def action_class(self, split: str, index: int) -> int:
     """Returns what moves how in a video of v1, 0 to ACTION_CLASSES - 1.
 

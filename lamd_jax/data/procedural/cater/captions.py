@@ -4,6 +4,8 @@
 A caption is one sentence for each object that acts, in object order; every sentence
 begins with a space. Targets are cells of the ground: a cell k > 0 is (k-1,k], a cell
 k < 0 is (k,k+1].
+
+Of ours is a second kind, which says what is there and not what moves: see `appearance`.
 """
 
 from __future__ import annotations
@@ -39,6 +41,15 @@ _VERBS = {
   actions.PICK_PLACE: re.compile(rf"{_NOUN} is picked up and placed to {_PLACE}"),
   actions.CONTAIN: re.compile(rf"{_NOUN} is picked up and containing {_NOUN}"),
 }
+_SNITCH = shapes.NAMES[shapes.SNITCH]
+_THING = re.compile(
+  "a ({}) ({}) ({}) ({})".format(
+    "|".join(scenes.SIZES),
+    "|".join(name for name in scenes.COLOUR_NAMES if name != "gold"),
+    "|".join(scenes.MATERIALS),
+    "|".join(name for name in shapes.NAMES if name != _SNITCH),
+  )
+)
 
 
 class Sentence(NamedTuple):
@@ -167,3 +178,42 @@ def _sentence(action: int, subject: str, *rest: str | None) -> Sentence:
   if name is None:
     return Sentence(noun, action, cell=(int(x), int(y)))
   return Sentence(noun, action, quadrant=_QUADRANTS.index(name))
+
+
+def appearance(things: tuple[Thing, ...]) -> str:
+  """Returns e.g. " a medium red metal cone and the snitch.", whatever moves.
+
+  Objects come in their order; the snitch, which is always there and always looks the
+  same, comes last, where a tokenizer that is too short loses it first.
+  """
+  others = [thing for thing in things if thing.shape != shapes.SNITCH]
+  listed = ", ".join(
+    f"a {scenes.SIZES[thing.size]} {scenes.COLOUR_NAMES[thing.colour]}"
+    f" {scenes.MATERIALS[thing.material]} {shapes.NAMES[thing.shape]}"
+    for thing in others
+  )
+  return f" {listed} and the {_SNITCH}."
+
+
+def parse_appearance(caption: str) -> np.ndarray:
+  """Returns what an `appearance` caption claims, as `attributes` of a world's state.
+
+  That is [K,4] uint8: shape, size, colour and material of every object in record
+  order, the snitch first. Raises ConfigError for any other text.
+  """
+  listed, the, rest = " ".join(caption.split()).lower().partition(f" and the {_SNITCH}")
+  found = [_THING.fullmatch(part) for part in listed.split(", ")]
+  if not the or rest not in ("", ".") or not all(found):
+    raise ConfigError(
+      f"{caption.strip()!r} does not say what is there as cater does: write for example"
+      " 'a medium red metal cone and the snitch.'"
+    )
+  gold, metal = scenes.COLOUR_NAMES.index("gold"), scenes.MATERIALS.index("metal")
+  rows = [(shapes.SNITCH, scenes.SIZES.index("small"), gold, metal)]
+  for match in found:
+    size, colour, material, shape = match.groups()
+    rows.append((
+      shapes.NAMES.index(shape), scenes.SIZES.index(size),
+      scenes.COLOUR_NAMES.index(colour), scenes.MATERIALS.index(material),
+    ))  # fmt: skip
+  return np.array(rows, np.uint8)
