@@ -15,6 +15,8 @@
     --out i3d_kinetics400.safetensors
   python -m lamd_jax.tools.convert c3d --source conv3d_deepnetA_ucf.npz \
     --mean mean2.npz --out c3d_ucf101.safetensors
+  python -m lamd_jax.tools.convert depth --source dpt_large_384.pt \
+    --out dpt_large.safetensors
 
 Needs no torch and runs nothing that stands in the sources. Beside the output a record
 OUT.json says what was read, by SHA-256, and which tensor became which.
@@ -38,6 +40,7 @@ from lamd_jax.tools import conversion
 from lamd_jax.tools import convert_c3d
 from lamd_jax.tools import convert_clip
 from lamd_jax.tools import convert_clip_image
+from lamd_jax.tools import convert_depth
 from lamd_jax.tools import convert_export
 from lamd_jax.tools import convert_i3d
 from lamd_jax.tools import convert_lvdm
@@ -112,6 +115,7 @@ PARTS = {
   "clip-image": convert_clip_image.PART,
   "i3d": convert_i3d.PART,
   "c3d": convert_c3d.PART,
+  "depth": convert_depth.PART,
   "lvdm": convert_lvdm.PART,
   "sd-vae": convert_sd_vae.PART,
   "export": convert_export.PART,
