@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The UNet skeleton: levels, skip connections, embeddings. Knows no paper.
 
-What a system wants inside comes from outside as two constructors, `res_block` and
-`attention_block`; see `systems/*_blocks.py` for who passes what.
+What a system wants inside comes from outside as constructors, `res_block`,
+`attention_block` and `out_norm`; see `systems/*_blocks.py` for who passes what.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class UNet(nn.Module):
   noise_level_classes: int  # 0: no such embedding
   num_classes: int  # 0: no such embedding
   remat: str  # none | full | names
+  out_norm: Callable[..., nn.Module] = GroupNorm  # before the last convolution
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -84,7 +85,7 @@ class UNet(nn.Module):
     x = res(x, x.shape[-1], "middle_res_1")
     x = self._up(x, skips, res, attend)
 
-    x = nn.silu(GroupNorm(name="out_norm")(x))
+    x = nn.silu(self.out_norm(name="out_norm")(x))
     out = Conv(
       self.out_channels, kernel, zero_init=True, dtype=self.dtype, name="out_conv"
     )
