@@ -27,13 +27,14 @@ from lamd_jax.nn import initializers
 
 FILE_NAME = "clip_vit_l_14_text.safetensors"
 PROJECTION = "text_projection.weight"
-# A buffer of older files, the temperature of CLIP's loss, and two settings that
-# OpenAI's state dict carries.
+# Buffers of older files (positions, OpenCLIP's causal mask), the temperature of CLIP's
+# loss, and two settings that OpenAI's state dict carries.
 IGNORED = (
   "text_model.embeddings.position_ids",
   "logit_scale",
   "context_length",
   "vocab_size",
+  "attn_mask",
 )
 # CLIP's other half, by the starts of its names.
 OF_IMAGES = ("vision_model.", "visual_projection.", "visual.", "input_resolution")
@@ -191,5 +192,5 @@ def how_to_get(path: str | pathlib.Path) -> str:
     f"{path} does not exist or is no file; CLIP's text tower is made once by python -m"
     f" lamd_jax.tools.convert clip --source model.safetensors --out {FILE_NAME}, from"
     " model.safetensors or pytorch_model.bin of openai/clip-vit-large-patch14 on"
-    " Hugging Face"
+    " Hugging Face (for scores of B/32 or H/14 say --network b32 or h14)"
   )

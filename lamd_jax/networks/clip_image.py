@@ -18,17 +18,12 @@ import numpy as np
 
 from lamd_jax.nn import initializers
 from lamd_jax.nn.layers import LayerNorm
-from lamd_jax.nn.text_block import quick_gelu, TextBlock
+from lamd_jax.nn.text_block import exact_gelu, quick_gelu, TextBlock
 from lamd_jax.ops import conv as conv_ops
 
 # What all published CLIPs subtract and divide by, of pixels in [0,1].
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
-
-
-def exact_gelu(x: jax.Array) -> jax.Array:
-  """x Phi(x): OpenCLIP's GELU. JAX's default is an approximation by tanh."""
-  return jax.nn.gelu(x, approximate=False)
 
 
 class ClipImage(nn.Module):

@@ -7,6 +7,7 @@ norm, not to the pooled vector that CLIP itself compares with images.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -17,7 +18,7 @@ import numpy as np
 
 from lamd_jax.nn import initializers
 from lamd_jax.nn.layers import LayerNorm
-from lamd_jax.nn.text_block import HIDDEN, quick_gelu, TextBlock
+from lamd_jax.nn.text_block import exact_gelu, HIDDEN, quick_gelu, TextBlock
 
 
 class ClipText(nn.Module):
@@ -32,6 +33,7 @@ class ClipText(nn.Module):
   heads: int
   length: int  # tokens at most
   projection: int = 0  # width of what `pooled` returns; 0: `width`, not projected
+  activation: Callable[[jax.Array], jax.Array] = quick_gelu
   dtype: Any = jnp.float32
 
   def setup(self) -> None:
@@ -40,7 +42,7 @@ class ClipText(nn.Module):
     table = (self.length, self.width)
     self.positions = self.param("positions", initializers.normal(0.01), table)
     self.block = [
-      TextBlock(self.heads, quick_gelu, self.dtype) for _ in range(self.layers)
+      TextBlock(self.heads, self.activation, self.dtype) for _ in range(self.layers)
     ]
     self.final_norm = LayerNorm()
     if self.projection:
@@ -79,5 +81,13 @@ class ClipText(nn.Module):
     return state @ self.kernel if self.projection else state
 
 
+_PUBLISHED = dict(vocabulary=49_408, length=77)
 # 123,060,480 parameters; with projection=768, 123,650,304.
-VIT_L_14 = ClipText(vocabulary=49_408, width=768, layers=12, heads=12, length=77)
+VIT_L_14 = ClipText(width=768, layers=12, heads=12, **_PUBLISHED)
+# 63,428,096 and 354,032,640. H/14 is OpenCLIP's, with the exact GELU.
+VIT_B_32 = ClipText(width=512, layers=12, heads=8, projection=512, **_PUBLISHED)
+VIT_H_14 = ClipText(
+  width=1024, layers=24, heads=16, projection=1024, activation=exact_gelu, **_PUBLISHED
+)  # fmt: skip
+# Those whose pooled texts are compared with pictures' features.
+NETWORKS = {"b32": VIT_B_32, "l14": VIT_L_14.clone(projection=768), "h14": VIT_H_14}

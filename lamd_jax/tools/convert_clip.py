@@ -14,13 +14,14 @@ from lamd_jax.networks import clip_text as network_file
 from lamd_jax.tools import conversion
 
 # The same weights are published in several files, so no hash is on record.
-SOURCE = conversion.Source("CLIP ViT-L/14: OpenAI, code under MIT")
+SOURCE = conversion.Source("CLIP: OpenAI or OpenCLIP, code under MIT")
 
 
 def convert_clip(
   source: pathlib.Path,
   out: pathlib.Path,
   network: network_file.ClipText = network_file.VIT_L_14,
+  name: str = "vit_l_14",
 ) -> None:
   """Writes the text tower, and its projection where the source has one, as float32.
 
@@ -29,6 +30,7 @@ def convert_clip(
       or of its text tower, in Hugging Face's or in OpenAI's names.
     out: the safetensors file, in Hugging Face's names.
     network: whose widths and layers the source must have, without projection.
+    name: of the network, for the record.
 
   Raises:
     WeightsError: the source is absent, damaged or of another network, or the output
@@ -40,7 +42,7 @@ def convert_clip(
   read = safetensors_file.read if is_safe else torch_zip.state_dict
   state = clip_text.hugging_face_names(read(source))
   if clip_text.PROJECTION in state:
-    network = network.clone(projection=network.width)  # as in ViT-L/14
+    network = network.clone(projection=network.width)  # as in all three
   unused = [name for name in state if _is_unused(name)]
   print(f"not used: {len(unused)} tensors, listed in the record")
   try:
@@ -51,7 +53,7 @@ def convert_clip(
     raise WeightsError(f"{source}: {error}") from error
   names = {r.source: "/".join(r.path) for r in clip_text.rules(params)}
   record = {"sources": [entry], "not_used": unused, "keys": names}
-  conversion.write(out, clip_text.to_state(params), "clip_vit_l_14_text", record)
+  conversion.write(out, clip_text.to_state(params), f"clip_{name}_text", record)
   # What a run will do with it, now and not in its first minute.
   clip_text.load(out, network)
 
@@ -68,11 +70,18 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar="FILE",
     help="model.safetensors, pytorch_model.bin, or OpenAI's state_dict() by torch.save",
   )
+  parser.add_argument("--network", choices=_NETWORKS, default="l14")
   conversion.add_out(parser)
 
 
+# l14 is what text-to-video attends to, with or without a projection.
+_NETWORKS = {
+  "l14": (network_file.VIT_L_14, "vit_l_14"),
+  "b32": (network_file.VIT_B_32, "vit_b_32"),
+  "h14": (network_file.VIT_H_14, "vit_h_14"),
+}
 PART = conversion.Part(
-  "CLIP ViT-L/14's text tower, for captions",
+  "CLIP's text tower (L/14 for captions; B/32, L/14, H/14 for scores)",
   _add_arguments,
-  lambda options: convert_clip(options.source, options.out),
+  lambda options: convert_clip(options.source, options.out, *_NETWORKS[options.network]),
 )

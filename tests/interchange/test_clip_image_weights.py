@@ -27,6 +27,19 @@ def test_full_size_maps_one_to_one(fixtures):
   assert theirs == {k: tuple(v) for k, v in recorded.items()}
 
 
+def test_h14_is_open_clips(fixtures):
+  # Names and shapes of open_clip's ViT-H-14 (fixtures/clip/make.py).
+  recorded = json.loads((fixtures / "clip" / "openclip_h14_keys.json").read_text())
+  published = {
+    k: np.broadcast_to(np.float32(0), v)  # no memory
+    for k, v in recorded.items() if not clip_image.is_unused(k)
+  }  # fmt: skip
+  renamed = clip_image.hugging_face_names(published)
+  expected = clip_image.shapes(network_file.VIT_H_14)
+  theirs = keys.source_shapes(expected, clip_image.rules(expected))
+  assert {k: v.shape for k, v in renamed.items()} == theirs
+
+
 @pytest.fixture(scope="module")
 def state():
   expected = clip_image.shapes(TINY)

@@ -33,6 +33,23 @@ def test_full_size_maps_one_to_one(fixtures):
   assert set(theirs) - set(bare) == {"text_projection.weight"}
 
 
+def test_full_size_of_the_other_towers(fixtures):
+  # transformers' ViT-B/32, and ViT-H/14 as open_clip names it (fixtures/clip/make.py).
+  read = lambda name: json.loads((fixtures / "clip" / name).read_text())
+  expected = clip_text.shapes(network_file.VIT_B_32)
+  theirs = keys.source_shapes(expected, clip_text.rules(expected))
+  assert theirs == {k: tuple(v) for k, v in read("full_keys_b32.json").items()}
+  published = {
+    k: np.broadcast_to(np.float32(0), v)  # no memory
+    for k, v in read("openclip_h14_keys.json").items()
+    if not k.startswith(clip_text.OF_IMAGES) and k not in clip_text.IGNORED
+  }
+  renamed = clip_text.hugging_face_names(published)
+  expected = clip_text.shapes(network_file.VIT_H_14)
+  theirs = keys.source_shapes(expected, clip_text.rules(expected))
+  assert {k: v.shape for k, v in renamed.items()} == theirs and len(theirs) == 389
+
+
 @pytest.fixture(scope="module")
 def state():
   shapes = clip_text.shapes(TINY)

@@ -55,10 +55,24 @@ def test_hidden_states_and_pooled_are_those_of_the_reference(params, recorded):
   assert _far(np.asarray(pooled), recorded["pooled"]) < 1e-5
 
 
-def test_another_gelu_is_seen(params, recorded, monkeypatch):
-  for other in (jax.nn.gelu, lambda x: jax.nn.gelu(x, approximate=False)):
-    monkeypatch.setattr(clip_text, "quick_gelu", other)
-    assert _far(_hidden(params, recorded["tokens"]), recorded["hidden"]) > 1e-4
+def test_another_gelu_is_seen(params, recorded):
+  for other in (jax.nn.gelu, text_block.exact_gelu):
+    network = TINY.clone(activation=other)
+    assert _far(_hidden(params, recorded["tokens"], network), recorded["hidden"]) > 1e-4
+
+
+def test_exact_gelu_gives_openclips_numbers(params, recorded):
+  # The same weights in transformers' tower with hidden_act="gelu", as H/14 has it.
+  network = TINY.clone(activation=text_block.exact_gelu)
+  hidden = _hidden(params, recorded["tokens"], network)
+  assert _far(hidden, recorded["hidden_exact_gelu"]) < 1e-5
+  pooled = network.apply(
+    {"params": params}, recorded["tokens"], hidden, method=network.pooled
+  )
+  assert _far(np.asarray(pooled), recorded["pooled_exact_gelu"]) < 1e-5
+  # tanh's approximation, JAX's default, is not it.
+  other = _hidden(params, recorded["tokens"], TINY.clone(activation=jax.nn.gelu))
+  assert _far(other, recorded["hidden_exact_gelu"]) > 2e-5
 
 
 def test_a_missing_causal_mask_is_seen(params, recorded, monkeypatch):
@@ -100,15 +114,23 @@ def test_pooled_takes_the_first_end():
   np.testing.assert_array_equal(pooled, hidden[[0, 1], [1, 3]])
 
 
-@pytest.mark.parametrize("projection, count", [(0, 123_060_480), (768, 123_650_304)])
-def test_full_size_has_the_published_count(projection, count):
-  network = clip_text.VIT_L_14.clone(projection=projection)
+@pytest.mark.parametrize(
+  "network, count",
+  [
+    (clip_text.VIT_L_14, 123_060_480),
+    (clip_text.NETWORKS["l14"], 123_650_304),
+    # Of the whole CLIPs' 151,277,313 and 986,109,441, less the image towers and a scale.
+    (clip_text.NETWORKS["b32"], 63_428_096),
+    (clip_text.NETWORKS["h14"], 354_032_640),
+  ],
+)
+def test_full_size_has_the_published_count(network, count):
   leaves = jax.tree.leaves(weights.shapes(network))
   assert sum(math.prod(leaf.shape) for leaf in leaves) == count
   tokens = jax.ShapeDtypeStruct((2, 77), jnp.int32)
   variables = {"params": weights.shapes(network)}
   out = jax.eval_shape(network.apply, variables, tokens)
-  assert out.shape == (2, 77, 768) and out.dtype == jnp.float32
+  assert out.shape == (2, 77, network.width) and out.dtype == jnp.float32
 
 
 def test_half_precision_gives_float32_close_by(params, recorded):
@@ -124,7 +146,8 @@ def test_bad_tokens_are_seen(params):
 
 
 @pytest.mark.slow
-def test_random_weights_of_transformers(tmp_path):
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
+def test_random_weights_of_transformers(tmp_path, activation):
   """Its own file as it saves it, fresh random weights, another length."""
   torch = pytest.importorskip("torch")
   transformers = pytest.importorskip("transformers")
@@ -132,13 +155,15 @@ def test_random_weights_of_transformers(tmp_path):
   config = transformers.CLIPTextConfig(
     vocab_size=50, hidden_size=48, intermediate_size=192, num_hidden_layers=3,
     num_attention_heads=3, max_position_embeddings=9, eos_token_id=49, bos_token_id=48,
+    hidden_act=activation,
   )  # fmt: skip
   model = transformers.CLIPTextModel(config).eval()
   with torch.no_grad():
     for value in model.parameters():
       value.add_(0.1 * torch.randn_like(value))
   model.save_pretrained(tmp_path)
-  network = clip_text.ClipText(50, 48, 3, 3, 9)
+  gelu = {"quick_gelu": text_block.quick_gelu, "gelu": text_block.exact_gelu}
+  network = clip_text.ClipText(50, 48, 3, 3, 9, activation=gelu[activation])
   params = weights.load(tmp_path / "model.safetensors", network)
   tokens = np.random.default_rng(0).integers(0, 49, (4, 7))
   tokens[:, 4] = 49
@@ -148,3 +173,40 @@ def test_random_weights_of_transformers(tmp_path):
   assert _far(hidden, out.last_hidden_state.numpy()) < 1e-5
   pooled = network.apply({"params": params}, tokens, hidden, method=network.pooled)
   assert _far(np.asarray(pooled), out.pooler_output.numpy()) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quick", [False, True])
+def test_random_weights_of_open_clip(quick):
+  """OpenAI's layout with fused and square matrices, which shapes cannot tell apart."""
+  torch = pytest.importorskip("torch")
+  model_file = pytest.importorskip("open_clip.model")
+  torch.manual_seed(0)
+  vision = {"image_size": 8, "layers": 1, "width": 64, "head_width": 64, "patch_size": 4}
+  text = {"context_length": 9, "vocab_size": 50, "width": 48, "heads": 3, "layers": 2}
+  model = model_file.CLIP(48, vision, text, quick_gelu=quick).eval()
+  with torch.no_grad():
+    for value in model.parameters():
+      value.add_(0.1 * torch.randn_like(value))
+  state = {
+    k: v.numpy() for k, v in model.state_dict().items()
+    if not k.startswith(weights.OF_IMAGES)
+  }  # fmt: skip
+  gelu = text_block.quick_gelu if quick else text_block.exact_gelu
+  network = clip_text.ClipText(50, 48, 2, 3, 9, projection=48, activation=gelu)
+  params = weights.to_params(state, network)
+  tokens = np.random.default_rng(0).integers(0, 48, (4, 9))
+  tokens[:, 4], tokens[:, 5:] = 49, 0
+  with torch.no_grad():
+    expected = model.encode_text(torch.from_numpy(tokens)).numpy()
+
+  def pooled(params):
+    hidden = _hidden(params, tokens, network)
+    with jax.default_matmul_precision("highest"):
+      return np.asarray(
+        network.apply({"params": params}, tokens, hidden, method=network.pooled)
+      )
+
+  assert _far(pooled(params), expected) < 1e-5
+  turned = {**params, "projection_kernel": params["projection_kernel"].T}
+  assert _far(pooled(turned), expected) > 1e-2

@@ -142,3 +142,19 @@ def test_the_command(tmp_path, capsys):
   torch_writer.write_state(source, {"logit_scale": np.float32([1])}, older=False)
   assert call(tmp_path / "x.safetensors") == 4
   assert "(196 differences)" in capsys.readouterr().err
+
+
+def test_another_network_is_named_and_held_to(state, tmp_path, monkeypatch, capsys):
+  monkeypatch.setitem(convert_clip._NETWORKS, "h14", (TINY, "vit_h_14"))
+  safetensors_file.write(tmp_path / "a.safetensors", {**state, **REST}, {})
+  out = tmp_path / "out.safetensors"
+  call = lambda name: convert.main([
+    "clip", f"--source={tmp_path / 'a.safetensors'}", f"--network={name}", f"--out={out}"
+  ])
+  assert call("h14") == 0
+  assert json.loads((tmp_path / f"{out.name}.json").read_text())["part"] == (
+    "clip_vit_h_14_text"
+  )
+  capsys.readouterr()
+  assert call("b32") == 4
+  assert "weights do not fit" in capsys.readouterr().err
