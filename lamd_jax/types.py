@@ -29,6 +29,7 @@ class VideoBatch(NamedTuple):
   index: Array  # [B] int32
   label: Array | None = None  # [B] int32 class
   tokens: Array | None = None  # [B,N] int32, the caption
+  depth: Array | None = None  # [B,T,H,W,1] uint8 inverse depth, see normalise_depth
 
 
 class LatentBatch(NamedTuple):

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import os
 import re
 
@@ -44,6 +44,15 @@ def _image(path: str) -> np.ndarray:
     return np.asarray(picture.convert("RGB"))
 
 
+def _grey(path: str) -> np.ndarray:
+  with Image.open(path) as picture:
+    if picture.mode == "L":
+      return np.asarray(picture).astype(np.uint16) * 257
+    if picture.mode.startswith("I;16"):
+      return np.asarray(picture).astype(np.uint16)
+    raise DataError(f"{path} is {picture.mode}, not grey of 8 or 16 bits")
+
+
 def probe(folder: str | os.PathLike[str]) -> tuple[int, int, int]:
   """Decodes every image; returns (frames, height, width)."""
   images = names(folder)
@@ -65,8 +74,27 @@ def read(
   folder: str | os.PathLike[str], frames: Sequence[int], n_frames: int
 ) -> np.ndarray:
   """Returns the frames [T,H,W,3] uint8 at indices `frames` [T]."""
+  return _read(folder, frames, n_frames, _image)
+
+
+def read_grey(
+  folder: str | os.PathLike[str], frames: Sequence[int], n_frames: int
+) -> np.ndarray:
+  """As `read` of grey images: [T,H,W] uint16, 8 bits stretched to 16.
+
+  Raises DataError for an image in colour.
+  """
+  return _read(folder, frames, n_frames, _grey)
+
+
+def _read(
+  folder: str | os.PathLike[str],
+  frames: Sequence[int],
+  n_frames: int,
+  image: Callable[[str], np.ndarray],
+) -> np.ndarray:
   images = names(folder)
   if len(images) != n_frames:
     raise DataError(f"holds {len(images)} images, the index says {n_frames}")
-  found = {i: _image(os.path.join(folder, images[i])) for i in set(map(int, frames))}
+  found = {i: image(os.path.join(folder, images[i])) for i in set(map(int, frames))}
   return np.stack([found[int(i)] for i in frames])

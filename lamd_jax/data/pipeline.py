@@ -22,10 +22,11 @@ import numpy as np
 
 from lamd_jax import types
 from lamd_jax.data import clips as clip_tables
+from lamd_jax.data import depth_files
 from lamd_jax.data import index
 from lamd_jax.data import procedural
 from lamd_jax.data import reader
-from lamd_jax.data.records import Videos
+from lamd_jax.data.records import TruthReader, Videos
 from lamd_jax.data.sources import array_record
 from lamd_jax.data.sources import registry
 from lamd_jax.errors import ConfigError
@@ -75,6 +76,33 @@ def _open(config: ConfigDict, split: str) -> tuple[Videos, clip_tables.ClipTable
   return videos, table, skipped
 
 
+def _depth(config: ConfigDict) -> str:
+  # Configs stored before clips had depth lack the key.
+  return config.depth if "depth" in config else "none"
+
+
+def _truth(config: ConfigDict, videos: Videos) -> TruthReader | None:
+  """Returns what reads frames with their depth, or None where clips have none.
+
+  Raises ConfigError if the source has no such depth, DataError as `open_depth` does.
+  """
+  kind, source = _depth(config), config.source
+  if kind == "none":
+    return None
+  if kind == "world":
+    if source != "procedural":
+      raise ConfigError(
+        f"data.depth=world: data.source={source} does not know it; say files, or none"
+      )
+    return videos.read_truth
+  if source not in registry.SCAN:
+    raise ConfigError(
+      f"data.depth=files: data.source={source} has no files that depth could lie"
+      " beside; say none"
+    )
+  return depth_files.open_depth(config, videos).read
+
+
 def _iterate(
   config: ConfigDict,
   split: str,
@@ -98,7 +126,10 @@ def _iterate(
     )
   if batch % process_count:
     raise ConfigError(f"a batch of {batch} does not divide over {process_count} hosts")
-  make_clip = reader.Reader(videos, table, config, seed, skipped=skipped, augment=True)
+  make_clip = reader.Reader(
+    videos, table, config, seed, skipped=skipped, augment=True,
+    truth=_truth(config, videos),
+  )  # fmt: skip
   dataset = grain.MapDataset.range(rows)  # rows of the clip table
   if shuffle:
     dataset = dataset.seed(seed).shuffle()  # another order each epoch
@@ -187,19 +218,61 @@ def clips(data_config: ConfigDict, split: str, count: int, seed: int) -> np.ndar
   Random sampling takes windows that share no frame, one from each video before a
   second from any; N is smaller than `count` where the split has no more.
   """
-  videos, _, skipped = _open(data_config, split)
+  return _evaluation_clips(data_config, split, count, seed, "video")
+
+
+def depths(data_config: ConfigDict, split: str, count: int, seed: int) -> np.ndarray:
+  """Returns the depth of `clips` of the same arguments, [N,T,H,W,1] uint8.
+
+  It is inverse and normalised a clip: see transforms.normalise_depth. Raises ConfigError
+  under `data.depth` = none, where there is none to return.
+  """
+  if _depth(data_config) == "none":
+    raise ConfigError("data.depth=none: clips have no depth; say world or files")
+  return _evaluation_clips(data_config, split, count, seed, "depth")
+
+
+def instances(data_config: ConfigDict, split: str, count: int, seed: int) -> np.ndarray:
+  """Returns which object `clips` of the same arguments show, of a procedural world.
+
+  [N,T,H,W,1] uint8, 0 is the background, k+1 object k. Raises ConfigError for other
+  sources.
+  """
+  if data_config.source != "procedural":
+    raise ConfigError(
+      f"data.source={data_config.source} knows no objects; only procedural does"
+    )
+  videos, _, _ = _open(data_config, split)
   table = _evaluation_table(videos, data_config, count, seed)
+
+  def read(row: int) -> np.ndarray:
+    video, start = int(table.video[row]), reader.drawn(seed, row).random(2)[0]
+    n_frames = int(videos.n_frames[video])
+    frames = clip_tables.frame_indices(table, row, n_frames, start)
+    return videos.read_truth(video, frames, data_config.size).instance
+
+  with futures.ThreadPoolExecutor(max(data_config.num_threads, 1)) as threads:
+    return np.stack(list(threads.map(read, range(len(table.video)))))
+
+
+def _evaluation_clips(
+  config: ConfigDict, split: str, count: int, seed: int, field: str
+) -> np.ndarray:
+  """Returns one field, video or depth, of the evaluation clips."""
+  videos, _, skipped = _open(config, split)
+  table = _evaluation_table(videos, config, count, seed)
   rows = len(table.video)
   if rows < count:
     logging.warning(
       "%s, split %s: %d clips, %d were asked for", videos.where, split, rows, count
     )
+  truth = _truth(config, videos) if field == "depth" else None
   make_clip = reader.Reader(
-    videos, table, data_config, seed, skipped=skipped, augment=False
+    videos, table, config, seed, skipped=skipped, augment=False, truth=truth
   )
-  with futures.ThreadPoolExecutor(max(data_config.num_threads, 1)) as threads:
+  with futures.ThreadPoolExecutor(max(config.num_threads, 1)) as threads:
     made = threads.map(make_clip, range(rows), range(rows))
-    return np.stack([clip["video"] for clip in made])
+    return np.stack([clip[field] for clip in made])
 
 
 def labels(
@@ -222,9 +295,11 @@ def captions(data_config: ConfigDict, split: str, count: int, seed: int) -> list
 def check(data_config: ConfigDict, split: str) -> int:
   """Returns the number of clips of a split, after building its index.
 
-  Raises DataError as `loader` does.
+  Raises DataError as `loader` does, of depth too.
   """
-  return len(_open(data_config, split)[1].video)
+  videos, table, _ = _open(data_config, split)
+  _truth(data_config, videos)
+  return len(table.video)
 
 
 def num_videos(data_config: ConfigDict, split: str) -> int:
@@ -240,6 +315,11 @@ def fingerprint(data_config: ConfigDict, split: str) -> str:
   settings = json.dumps({name: data_config[name] for name in names})
   digest = hashlib.sha256(f"{videos.digest()} {settings}".encode())
   digest.update(table.video.tobytes() + table.start.tobytes())
+  # Added where there is any, so that fingerprints of clips without depth stay.
+  if _depth(data_config) != "none":
+    digest.update(f"depth {data_config.depth}".encode())
+  if _depth(data_config) == "files":
+    digest.update(depth_files.open_depth(data_config, videos).digest().encode())
   return digest.hexdigest()
 
 

@@ -16,7 +16,7 @@ from lamd_jax.data import clips
 from lamd_jax.data import philox
 from lamd_jax.data import transforms
 from lamd_jax.errors import DataError
-from lamd_jax.data.records import Videos
+from lamd_jax.data.records import TruthReader, Videos
 from lamd_jax.data.sources import files
 
 _ATTEMPTS = 100  # replacements tried for one clip
@@ -66,6 +66,11 @@ def check_usable(videos: Videos, config: ConfigDict, split: str) -> int:
   return bad
 
 
+def drawn(seed: int, position: int) -> np.random.Generator:
+  """Returns the stream of a place in the order: its start, flip, replacements."""
+  return philox.generator("clip", seed, position)
+
+
 class Reader:
   """Makes clips. A function of (seed, position, row) as long as the files are."""
 
@@ -78,6 +83,7 @@ class Reader:
     *,
     skipped: int,
     augment: bool,
+    truth: TruthReader | None = None,
   ):
     """Makes the reader.
 
@@ -88,8 +94,10 @@ class Reader:
       seed: of starts, flips and replacements.
       skipped: videos already found unusable; they count towards max_bad_fraction.
       augment: whether `config.flip` applies.
+      truth: reads frames with their depth; None: clips have no depth.
     """
     self._videos, self._table, self._seed = videos, table, seed
+    self._truth = truth
     self._size, self._how = config.size, config.resize
     self._tokenize = captions.tokenizer(config)
     self._flip = config.flip and augment
@@ -100,14 +108,17 @@ class Reader:
     self._lock = threading.Lock()
 
   def __call__(self, position: int, row: int) -> dict[str, Any]:
-    """Returns {"video", "index"[, "label"][, "tokens"]} for `position` of the data order."""
-    draw = philox.generator("clip", self._seed, position)
+    """Returns the clip at `position` of the data order, fields of types.VideoBatch.
+
+    They are {"video", "index"[, "label"][, "tokens"][, "depth"]}.
+    """
+    draw = drawn(self._seed, position)
     start, flip = draw.random(2)
     for _ in range(_ATTEMPTS):
       video = int(self._table.video[row])
       if video not in self._bad:
         try:
-          frames = self._read(video, row, start)
+          frames, depth = self._read(video, row, start)
           break
         except Exception as error:  # PyAV raises many kinds; the count bounds them
           self._quarantine(video, error)
@@ -118,6 +129,7 @@ class Reader:
       raise DataError(f"{self._videos.where}: {_ATTEMPTS} clips in turn are unreadable")
     if self._flip and flip < 0.5:
       frames = frames[:, :, ::-1]
+      depth = None if depth is None else depth[:, :, ::-1]
     clip = {
       "video": np.ascontiguousarray(frames),
       "index": np.int32(position % 2**31),
@@ -126,15 +138,28 @@ class Reader:
       clip["label"] = self._videos.labels[video]
     if self._tokenize is not None:
       clip["tokens"] = self._tokenize(self._videos.caption(video))
+    if depth is not None:
+      clip["depth"] = np.ascontiguousarray(depth)
     return clip
 
-  def _read(self, video: int, row: int, draw: float) -> np.ndarray:
+  def _read(
+    self, video: int, row: int, draw: float
+  ) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns frames [T,S,S,3] uint8 and, if wanted, depth [T,S,S,1] uint8."""
     n_frames = int(self._videos.n_frames[video])
     indices = clips.frame_indices(self._table, row, n_frames, draw)
-    frames = self._videos.read(video, indices, self._size)
+    inverse = None
+    if self._truth is None:
+      frames = self._videos.read(video, indices, self._size)
+    else:
+      frames, inverse, _ = self._truth(video, indices, self._size)
     if frames.dtype != np.uint8 or frames.ndim != 4 or len(frames) != len(indices):
       raise DataError(f"read as {frames.dtype} {frames.shape}, expected uint8 [T,H,W,3]")
-    return transforms.resize(frames, self._size, self._how)
+    depth = None
+    if inverse is not None:
+      inverse = transforms.resize(inverse, self._size, self._how)
+      depth = transforms.normalise_depth(inverse)
+    return transforms.resize(frames, self._size, self._how), depth
 
   def _quarantine(self, video: int, error: Exception) -> None:
     """Names and counts a bad file. Raises DataError when there are too many."""

@@ -80,6 +80,20 @@ class Videos(Protocol):
     """
 
 
+class Truth(NamedTuple):
+  """Frames and what is known of them beside their colours."""
+
+  video: np.ndarray  # [T,H,W,3] uint8
+  inverse_depth: np.ndarray  # [T,h,w] float32, larger is nearer; of the same view
+  instance: np.ndarray | None = None  # [T,H,W,1] uint8, 0 is background
+
+
+class TruthReader(Protocol):
+  """Reads as `Videos.read` does, with depth. Picklable likewise."""
+
+  def __call__(self, video: int, frames: np.ndarray, size: int) -> Truth: ...
+
+
 class WorldSample(NamedTuple):
   """A piece of a procedural video with its ground truth."""
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clips [T,H,W,3] uint8 to squares: one function a flavour, since scores depend on it.
 
-Pixel centres lie at half-integers throughout.
+Pixel centres lie at half-integers throughout. Inverse depth goes the same ways, as
+[T,H,W] float32: what was one pixel stays one pixel.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ def letterbox(video: np.ndarray, size: int) -> np.ndarray:
   scale = size / max(height, width)
   inner = (max(1, round(height * scale)), max(1, round(width * scale)))
   top, left = (size - inner[0]) // 2, (size - inner[1]) // 2
-  square = np.zeros((len(video), size, size, 3), np.uint8)
+  # Bars are black, and of no depth at all.
+  empty = 0 if video.dtype == np.uint8 else np.nan
+  square = np.full((len(video), size, size, *video.shape[3:]), empty, video.dtype)
   for t, frame in enumerate(video):
     small = Image.fromarray(frame).resize(inner[::-1], Image.Resampling.BILINEAR)
     square[t, top : top + inner[0], left : left + inner[1]] = np.asarray(small)
@@ -100,19 +103,21 @@ def _taps(at: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def _bilinear(video: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-  """Samples at rows [H'] and columns [W'], source pixels. Rounds to nearest.
+  """Samples at rows [H'] and columns [W'], source pixels. Rounds bytes to nearest.
 
   Written out because Pillow's transform truncates, half a level darker on average.
   """
   y0, y1, fy = _taps(rows, video.shape[1])
   x0, x1, fx = _taps(columns, video.shape[2])
-  fy, fx = fy[:, None, None], fx[:, None]
-  out = np.empty((len(video), len(rows), len(columns), 3), np.uint8)
+  channels = (1,) * (video.ndim - 3)
+  fy, fx = fy.reshape(-1, 1, *channels), fx.reshape(-1, *channels)
+  half = 0.5 if video.dtype == np.uint8 else 0.0
+  out = np.empty((len(video), len(rows), len(columns), *video.shape[3:]), video.dtype)
   for t, frame in enumerate(video):
     tall = frame[:, x0].astype(np.float32)
     tall += fx * (frame[:, x1] - tall)
     top = tall[y0]
-    out[t] = (top + fy * (tall[y1] - top) + 0.5).astype(np.uint8)
+    out[t] = (top + fy * (tall[y1] - top) + half).astype(video.dtype)
   return out
 
 
@@ -126,7 +131,29 @@ RESIZE: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
 
 
 def resize(video: np.ndarray, size: int, how: str) -> np.ndarray:
-  """Returns video [T,H,W,3] uint8 as [T,size,size,3], by one of RESIZE."""
+  """Returns video [T,H,W,3] uint8 as [T,size,size,3], by one of RESIZE.
+
+  Or inverse depth [T,H,W] float32 as [T,size,size]; nan where `how` adds bars.
+  """
   if video.shape[1:3] == (size, size):
     return video
   return RESIZE[how](video, size)
+
+
+def normalise_depth(inverse: np.ndarray) -> np.ndarray:
+  """Maps inverse depth of a clip to bytes: what is near is 255.
+
+  Args:
+    inverse: [T,H,W] float32, larger is nearer, in any unit; nan: nothing is known.
+
+  Returns [T,H,W,1] uint8. One range for the whole clip, from its 1st to its 99th
+  percentile, so that a still camera's depth does not flicker. Where nothing is known,
+  and everywhere if all is equally near, it is 0.
+  """
+  known = inverse[np.isfinite(inverse)]
+  low, high = np.percentile(known, (1, 99)) if known.size else (0.0, 0.0)
+  # Interpolation leaves rounding errors in a constant depth: they are no structure.
+  if high - low <= 1e-6 * max(abs(low), abs(high)):
+    return np.zeros((*inverse.shape, 1), np.uint8)
+  level = (np.nan_to_num(inverse, nan=low) - low) * (255 / (high - low))
+  return (np.clip(level, 0, 255) + 0.5).astype(np.uint8)[..., None]

@@ -78,9 +78,11 @@ def read(
   frames: Sequence[int],
   n_frames: int,
   keyframes: Sequence[tuple[int, int]] = (),
+  pixels: str = "rgb24",
 ) -> np.ndarray:
   """Returns the frames [T,H,W,3] uint8 at non-decreasing indices `frames` [T].
 
+  `pixels` = gray16le takes their brightness, [T,H,W] uint16, black 0, white 65535.
   Raises DataError if the file ends before the last of them.
   """
   first, last = int(frames[0]), int(frames[-1])
@@ -91,7 +93,7 @@ def read(
     found = {}
     for number, frame in _numbered(container, stream, before[-1] if before else None):
       if number in wanted:
-        found[number] = frame.to_ndarray(format="rgb24")
+        found[number] = frame.to_ndarray(format=pixels)
       if number >= last:
         break
   if len(found) < len(wanted):

@@ -134,6 +134,10 @@ class FileVideos:
     rates = [entry.fps for entry in entries if entry.fps]
     self.fps = statistics.median(rates) if rates else 0.0
 
+  def entry(self, video: int) -> Entry:
+    """Returns the line of the index that a video is read by."""
+    return self._entries[video]
+
   def name(self, video: int) -> str:
     return self._entries[video].id
 

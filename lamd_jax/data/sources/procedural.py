@@ -12,6 +12,8 @@ import numpy as np
 from lamd_jax.data import clips
 from lamd_jax.data import procedural
 from lamd_jax.data.procedural import cater
+from lamd_jax.data.records import Truth, WorldSample
+from lamd_jax.errors import ConfigError
 
 
 @functools.lru_cache(maxsize=8)  # a split is opened many times in a run
@@ -25,11 +27,14 @@ class WorldVideos:
   """`records.Videos` of one split, all `length` frames long."""
 
   def __init__(
-    self, world: str, mode: str, split: str, count: int, length: int, labelled: bool
-  ):
+    self, world: str, mode: str, split: str, count: int, length: int, labelled: bool,
+    appearance: bool = False,
+  ):  # fmt: skip
     self.where = f"world {world}, {mode}"
     self._digest = f"{world} {mode} {split} {count} {length}{' classes' * labelled}"
+    self._digest += " appearance" * appearance
     self._world, self._split = procedural.world(world, mode), split
+    self._appearance = appearance
     self._whole = world in procedural.WHOLE
     self.n_frames = np.full(count, length, np.int32)
     self.fps = self._world.fps
@@ -43,6 +48,8 @@ class WorldVideos:
     return ""
 
   def caption(self, video: int) -> str:
+    if self._appearance:
+      return self._world.appearance(self._split, video)
     return self._world.caption(self._split, video)
 
   def digest(self) -> str:
@@ -50,14 +57,32 @@ class WorldVideos:
     return hashlib.sha256(f"{self._digest} {version}".encode()).hexdigest()
 
   def read(self, video: int, frames: np.ndarray, size: int) -> np.ndarray:
+    sample, at = self._render(video, frames, size)
+    return sample.video[at]
+
+  def read_truth(self, video: int, frames: np.ndarray, size: int) -> Truth:
+    """As `read`, with what the world knows of the frames: a `records.TruthReader`."""
+    sample, at = self._render(video, frames, size)
+    return Truth(sample.video[at], 1 / sample.depth[at, ..., 0], sample.instance[at])
+
+  def _render(
+    self, video: int, frames: np.ndarray, size: int
+  ) -> tuple[WorldSample, np.ndarray]:
+    """Returns a stretch of a video and where `frames` [T] lie in it."""
     # A whole clip cannot be rendered from its middle: frame i depends on the length.
     start = 0 if self._whole else int(frames[0])
     count = self.n_frames[video] if self._whole else int(frames[-1]) - start + 1
-    rendered = self._world.sample(self._split, video, int(count), size, start).video
-    return rendered[np.asarray(frames) - start]
+    sample = self._world.sample(self._split, video, int(count), size, start)
+    return sample, np.asarray(frames) - start
 
 
 def open_split(config: ConfigDict, split: str) -> WorldVideos:
+  appearance = config.captions == "appearance"
+  if appearance and config.world != "cater":
+    raise ConfigError(
+      f"data.captions=appearance: data.world={config.world} has one kind of captions;"
+      " only cater has these, say data.captions=explicit"
+    )
   # With pad_last or linspace a single frame would do; a clip must still move.
   length = clips.span(config.frames, config.stride, "random", False)
   # Training clips start anywhere in the video, others at its beginning.
@@ -65,5 +90,5 @@ def open_split(config: ConfigDict, split: str) -> WorldVideos:
     length = max(length, procedural.LENGTHS[config.world])
   return WorldVideos(
     config.world, config.world_mode, split, config.num_videos, length,
-    config.label_actions,
+    config.label_actions, appearance,
   )  # fmt: skip
