@@ -7,6 +7,7 @@
   python -m lamd_jax.tools.convert export runs/short_sky --stage diffusion \
     --out diffusion.safetensors
   python -m lamd_jax.tools.convert sd-vae vae.safetensors --out sd_vae.safetensors
+  python -m lamd_jax.tools.convert sd-unet v1-5-pruned.ckpt --out sd_unet.safetensors
   python -m lamd_jax.tools.convert clip --source model.safetensors \
     --out clip_vit_l_14_text.safetensors
   python -m lamd_jax.tools.convert clip-image --source model.safetensors \
@@ -44,6 +45,7 @@ from lamd_jax.tools import convert_depth
 from lamd_jax.tools import convert_export
 from lamd_jax.tools import convert_i3d
 from lamd_jax.tools import convert_lvdm
+from lamd_jax.tools import convert_sd_unet
 from lamd_jax.tools import convert_sd_vae
 
 # torchvision names its files by the start of their SHA-256. Of the lpips file only the
@@ -118,6 +120,7 @@ PARTS = {
   "depth": convert_depth.PART,
   "lvdm": convert_lvdm.PART,
   "sd-vae": convert_sd_vae.PART,
+  "sd-unet": convert_sd_unet.PART,
   "export": convert_export.PART,
 }
 
