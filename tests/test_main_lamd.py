@@ -70,6 +70,9 @@ def test_training_leaves_what_it_promises(run):
   assert set(report["generation"]) == {
     "other real clips", "generated", "repeated first frame", "decoded random latents",
   }  # fmt: skip
+  assert set(report["first_frame"]) == {
+    "reconstructed", "generated", "motion of the next clip", "another image",
+  }  # fmt: skip
   assert (run / "gallery" / "motion_of_the_next_clip_000.mp4").is_file()
 
 

@@ -127,9 +127,15 @@ def compare(
     cell, error (units) and combined, each {"mean", "interval"}. Given true clips
     "matched" is the ceiling; "shuffled" is the floor.
   """
+  return compare_tracks(track(clips), texts, seed, resamples)
+
+
+def compare_tracks(
+  tracks: Sequence[tuple[Track, Track]], texts: Sequence[str], seed: int, resamples: int
+) -> dict[str, Any]:
+  """As `compare`, for clips that were tracked before."""
   if len(texts) < 2:
     raise ConfigError(f"{len(texts)} clips have no other captions: give at least 2")
-  tracks = track(clips)
   generator = np.random.default_rng(seed)
   order = derangement(generator, len(texts))
   result: dict[str, Any] = {"clips": len(texts), "protocol": PROTOCOL}

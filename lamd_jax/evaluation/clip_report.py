@@ -18,6 +18,7 @@ import numpy as np
 
 from lamd_jax.evaluation import features
 from lamd_jax.evaluation import frechet
+from lamd_jax.evaluation import image_quality
 
 PROTOCOL = {
   "name": "simple_clip_features",
@@ -51,6 +52,28 @@ def reconstruction(real: np.ndarray, rebuilt: np.ndarray) -> dict[str, Any]:
     "psnr_repeated_first_frame": float(still.mean()),
     "clips": len(real),
   }
+
+
+def first_frames(
+  images: np.ndarray, candidates: Mapping[str, np.ndarray], resamples: int, seed: int
+) -> dict[str, Any]:
+  """PSNR, dB, and SSIM of clips' first frames [N,T,H,W,3] against given images.
+
+  `images` [N,1,H,W,3] are what was to move. The candidate "another image" is theirs in
+  another order, which any picture of the world reaches.
+  """
+  candidates = {**candidates, "another image": np.roll(images, -1, axis=0)}
+  draws = np.random.default_rng(seed).integers(0, len(images), (resamples, len(images)))
+  found: dict[str, Any] = {}
+  for name, clips in candidates.items():
+    found[name] = {}
+    for key, measure in (("psnr", features.psnr), ("ssim", image_quality.ssim)):
+      values = measure(images, clips[:, :1])
+      low, high = np.percentile(values[draws].mean(1), [2.5, 97.5])
+      found[name][key] = {
+        "mean": float(values.mean()), "interval": [float(low), float(high)]
+      }  # fmt: skip
+  return found
 
 
 def generation(

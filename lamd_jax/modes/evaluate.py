@@ -18,9 +18,12 @@ from lamd_jax import run_folder
 from lamd_jax.data import pipeline
 from lamd_jax.evaluation import caption_following
 from lamd_jax.evaluation import clip_report
+from lamd_jax.evaluation import tracked_precision
 from lamd_jax.training import compile_cache
 
 _SHOWN = 6  # clips of each kind in the gallery
+# Clips that ought to begin with the reference's first frames.
+_KEEPERS = ("reconstructed", "generated", "motion of the next clip")
 _SMALLEST_TRACKED = 48  # pixels; the tracker sees nothing in smaller frames
 
 
@@ -82,11 +85,17 @@ def _caption_following(
     return {}
   if data.tokenizer == "none" or data.size < _SMALLEST_TRACKED:
     return {}
-  texts = _texts(config, evaluation)
-  compare = lambda made: caption_following.compare(
-    made, texts[: len(made)], config.seed, evaluation.bootstrap
-  )
-  return {name: compare(clips[name]) for name in ("real", "reconstructed", "generated")}
+  texts = _texts(config, evaluation)[: len(clips["real"])]
+  order = caption_following.derangement(np.random.default_rng(config.seed), len(texts))
+  resamples, seed = evaluation.bootstrap, config.seed
+  found = {}
+  for name in ("real", "reconstructed", "generated", "repeated first frame"):
+    tracks = caption_following.track(clips[name])
+    found[name] = {
+      **caption_following.compare_tracks(tracks, texts, seed, resamples),
+      "precision": tracked_precision.compare(tracks, texts, order, resamples, seed),
+    }
+  return found
 
 
 def _format(score: dict[str, Any], part: str) -> str:
@@ -94,23 +103,40 @@ def _format(score: dict[str, Any], part: str) -> str:
   return f"{score[part]:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def _caption_table(following: dict[str, Any]) -> gallery.Table:
-  def cell(score: dict[str, Any]) -> str:
-    low, high = score["interval"]
-    return f"{score['mean']:.3f} [{low:.3f}, {high:.3f}]"
+def _cell(score: dict[str, Any], digits: int = 3) -> str:
+  if score["mean"] is None:
+    return "none"
+  low, high = (f"{value:.{digits}f}" for value in score["interval"])
+  return f"{score['mean']:.{digits}f} [{low}, {high}]"
 
+
+def _caption_table(following: dict[str, Any]) -> gallery.Table:
   rows = []
   for name, scores in following.items():
     for which in ("matched", "shuffled"):
-      parts = ("combined", "action", "cell")
-      rows.append((f"{name}, {which}", *(cell(scores[which][p]) for p in parts)))
+      parts = [scores[which][p] for p in ("combined", "action", "cell")]
+      words = scores["precision"]["mage"][which]
+      parts += [words["action"], words["referring"]]
+      rows.append((f"{name}, {which}", *map(_cell, parts)))
   clips = following["generated"]["clips"]
   return gallery.Table(
     "Caption following",
     f"By tracking the objects in {clips} clips, 95 % bootstrap intervals; higher is"
-    " better. Real clips are the ceiling, captions of other clips the floor.",
-    ("", "combined", "right action", "right place"),
+    " better. Real clips are the ceiling, captions of other clips the floor. The last"
+    " two are MAGE's precisions, with the tracker for a captioner.",
+    ("", "combined", "right action", "right place", "action precision",
+     "referring precision"),
     rows,
+  )  # fmt: skip
+
+
+def _first_frame_table(first: dict[str, Any]) -> gallery.Table:
+  return gallery.Table(
+    "First frame",
+    "How well clips keep the image they start from, 95 % bootstrap intervals; higher is"
+    " better. Any other image of the data reaches the last row.",
+    ("", "PSNR, dB", "SSIM"),
+    [(name, _cell(x["psnr"], 2), _cell(x["ssim"])) for name, x in first.items()],
   )
 
 
@@ -119,6 +145,7 @@ def _tables(report: dict[str, Any]) -> list[gallery.Table]:
   following = report.get("caption_following")
   return [
     *([_caption_table(following)] if following else []),
+    *([_first_frame_table(report["first_frame"])] if "first_frame" in report else []),
     gallery.Table(
       "Reconstruction",
       f"PSNR on {rebuilt['clips']} held-out clips; higher is better.",
@@ -170,6 +197,11 @@ def report(
   following = _caption_following(config, evaluation, clips)
   if following:
     result["caption_following"] = following
+  if model.system.animates_images:
+    result["first_frame"] = clip_report.first_frames(
+      clips["real"][:, :1], {k: clips[k] for k in _KEEPERS}, evaluation.bootstrap,
+      config.seed,
+    )  # fmt: skip
   folder = pathlib.Path(workdir) / "eval"
   folder.mkdir(parents=True, exist_ok=True)
   (folder / "report.json").write_text(json.dumps(result, indent=2) + "\n")
@@ -194,7 +226,7 @@ def report(
   for table in tables:
     print(f"\n{table.title}")
     for row in (table.header, *table.rows):
-      print("  " + "".join(f"{cell:<28}" for cell in row).rstrip())
+      print("  " + "".join(f"{cell:<32}" for cell in row).rstrip())
   print(f"\nscores   {folder / 'report.json'}\ngallery  {page}")
   print(f"scored in {time.monotonic() - started:.0f} s", flush=True)
   return result

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What --mode=evaluate says of clips on the captioned world, true clips for made ones."""
+
+import numpy as np
+import tiny
+
+from lamd_jax import config as config_lib
+from lamd_jax.data import pipeline
+from lamd_jax.evaluation import clip_report
+from lamd_jax.modes import evaluate
+
+
+def test_true_clips_are_reported_as_ceiling_and_still_ones_as_floor():
+  config = tiny.lamd_config(data__size=64, data__frames=16, data__tokens=32)
+  settings = config_lib.eval_defaults()
+  settings.update(clips=8, bootstrap=50)
+  real = pipeline.clips(config.data, "test", 16, config.seed)[::2]
+  clips = {"real": real, "reconstructed": real, "generated": real,
+           "repeated first frame": clip_report.repeat_first_frame(real)}  # fmt: skip
+  found = evaluate._caption_following(config, settings, clips)
+  for part in ("action", "referring"):
+    ceiling = found["generated"]["precision"]["mage"]["matched"][part]
+    floor = found["repeated first frame"]["precision"]["mage"]["matched"][part]
+    assert ceiling["mean"] == 1 and floor["mean"] == 0  # nothing moves, nothing is said
+  table = evaluate._caption_table(found)
+  assert len(table.rows) == 8 and {len(row) for row in table.rows} == {6}
+  assert table.rows[4][0] == "generated, matched" and table.rows[4][4].startswith("1.000")
+
+
+def test_first_frames_are_held_against_their_images_and_against_others():
+  generator = np.random.default_rng(0)
+  clips = generator.integers(0, 256, (6, 3, 16, 16, 3), np.uint8)
+  close = np.clip(clips.astype(int) + 1, 0, 255).astype(np.uint8)
+  found = clip_report.first_frames(
+    clips[:, :1], {"kept": clips, "close": close}, resamples=50, seed=0
+  )
+  assert found["kept"]["psnr"]["mean"] == 100 and found["kept"]["ssim"]["mean"] == 1
+  assert 48 < found["close"]["psnr"]["mean"] < 49  # 20 log10(255) = 48.13, less clipped
+  other = found["another image"]
+  assert other["psnr"]["mean"] < 9 and abs(other["ssim"]["mean"]) < 0.1
+  table = evaluate._first_frame_table(found)
+  assert [row[0] for row in table.rows] == ["kept", "close", "another image"]
