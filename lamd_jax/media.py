@@ -55,8 +55,8 @@ def atomically(
     partial.unlink(missing_ok=True)
 
 
-def _even(frames: np.ndarray) -> np.ndarray:
-  """4:2:0 chroma needs even sides; an odd one repeats its last row or column."""
+def even(frames: np.ndarray) -> np.ndarray:
+  """Pads [T,H,W,3]: 4:2:0 chroma needs even sides; an odd one repeats its last row or column."""
   _, height, width, _ = frames.shape
   pad = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
   return np.pad(frames, pad, mode="edge") if height % 2 or width % 2 else frames
@@ -83,31 +83,47 @@ def encode_mp4(
   options: Mapping[str, str],
 ) -> None:
   """`write_mp4` with further `options` of libx264."""
-  frames = _even(check_frames(frames))
+  frames = even(check_frames(frames))
 
   def write(partial: pathlib.Path) -> None:
     with av.open(str(partial), "w", options={"movflags": "+faststart"}) as container:
-      stream = container.add_stream("libx264", rate=rate(fps))
-      stream.height, stream.width = frames.shape[1:3]
-      stream.pix_fmt = "yuv420p"
-      stream.options = {"crf": str(CRF), "preset": "medium", **options}
-      context = stream.codec_context
-      context.color_primaries = context.color_trc = context.colorspace = 1  # BT.709
-      context.color_range = ColorRange.MPEG
+      stream = add_h264(container, rate(fps), *frames.shape[1:3], options)
       # One for all frames: making a converter takes longer than a small frame does.
       converter = VideoReformatter()
       for frame in frames:
-        picture = converter.reformat(
-          av.VideoFrame.from_ndarray(frame, format="rgb24"),
-          format="yuv420p",
-          src_color_range=ColorRange.JPEG,
-          dst_color_range=ColorRange.MPEG,
-          dst_colorspace=Colorspace.ITU709,
-        )
-        container.mux(stream.encode(picture))
+        container.mux(stream.encode(to_yuv(converter, frame)))
       container.mux(stream.encode())
 
   atomically(path, write)
+
+
+def add_h264(
+  container: av.container.OutputContainer,
+  frame_rate: fractions.Fraction,
+  height: int,
+  width: int,
+  options: Mapping[str, str],
+) -> av.VideoStream:
+  """Adds the stream that all mp4 files of ours have, of even sides; see `write_mp4`."""
+  stream = container.add_stream("libx264", rate=frame_rate)
+  stream.height, stream.width = height, width
+  stream.pix_fmt = "yuv420p"
+  stream.options = {"crf": str(CRF), "preset": "medium", **options}
+  context = stream.codec_context
+  context.color_primaries = context.color_trc = context.colorspace = 1  # BT.709
+  context.color_range = ColorRange.MPEG
+  return stream
+
+
+def to_yuv(converter: VideoReformatter, frame: np.ndarray) -> av.VideoFrame:
+  """Returns a frame [H,W,3] uint8 as an `add_h264` stream encodes it."""
+  return converter.reformat(
+    av.VideoFrame.from_ndarray(frame, format="rgb24"),
+    format="yuv420p",
+    src_color_range=ColorRange.JPEG,
+    dst_color_range=ColorRange.MPEG,
+    dst_colorspace=Colorspace.ITU709,
+  )
 
 
 def encode_gif(frames: np.ndarray, fps: float) -> bytes:

@@ -37,7 +37,8 @@ class Facts(NamedTuple):
   keyframes: tuple[tuple[int, int], ...]  # (frame, pts), first frame left out
 
 
-def _open(path: str | os.PathLike[str]):
+def open_file(path: str | os.PathLike[str]) -> av.container.InputContainer:
+  """Opens a local video file that the caller closes; no playlist, no other protocol."""
   # "file:" keeps names such as "a:b.mp4" from being read as a protocol.
   return av.open(f"file:{os.path.abspath(path)}", options=_OPTIONS)
 
@@ -50,7 +51,7 @@ def _decode(container, stream) -> Iterator[av.VideoFrame]:
 
 def probe(path: str | os.PathLike[str]) -> Facts:
   """Decodes the whole file. Raises DataError if frames are missing or change size."""
-  with _open(path) as container:
+  with open_file(path) as container:
     if not container.streams.video:
       raise DataError("holds no video stream")
     stream = container.streams.video[0]
@@ -88,7 +89,7 @@ def read(
   first, last = int(frames[0]), int(frames[-1])
   before = [key for key in keyframes if key[0] <= first]
   wanted = set(int(i) for i in frames)
-  with _open(path) as container:
+  with open_file(path) as container:
     stream = container.streams.video[0]
     found = {}
     for number, frame in _numbered(container, stream, before[-1] if before else None):
