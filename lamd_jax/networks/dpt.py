@@ -20,10 +20,9 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from lamd_jax.networks.clip_image import exact_gelu
 from lamd_jax.nn import initializers
 from lamd_jax.nn.layers import Conv, Dense, LayerNorm
-from lamd_jax.nn.text_block import TextBlock
+from lamd_jax.nn.text_block import exact_gelu, TextBlock
 from lamd_jax.ops import conv as conv_ops
 from lamd_jax.ops import interpolation
 

@@ -64,7 +64,8 @@ def normalise(inverse_depth: jax.Array) -> jax.Array:
   """Brings each clip's inverse depth to 0..255, near is white.
 
   Per clip and not per frame, which flickers. The 1st percentile becomes 0, the 99th
-  255. A clip of constant depth becomes 0 everywhere.
+  255. A clip of constant depth becomes 0 everywhere. Depth from the other sources goes
+  the same way, on the host (`data.transforms.normalise_depth`).
 
   Args:
     inverse_depth: [B,T,H,W] float, finite, of any scale and shift.
@@ -79,4 +80,4 @@ def normalise(inverse_depth: jax.Array) -> jax.Array:
   span = high - low
   varies = span > _FLAT * jnp.maximum(jnp.abs(low), jnp.abs(high))
   unit = jnp.where(varies, (x - low) / jnp.where(varies, span, 1), 0)
-  return jnp.round(255 * jnp.clip(unit, 0, 1)).astype(jnp.uint8)[..., None]
+  return (255 * jnp.clip(unit, 0, 1) + 0.5).astype(jnp.uint8)[..., None]
