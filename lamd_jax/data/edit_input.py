@@ -88,6 +88,13 @@ def _stream(container: av.container.InputContainer) -> av.VideoStream:
   raise DataError("holds no video stream; give a video")
 
 
+def sound_codec(stream: av.AudioStream) -> str:
+  """Returns a codec's name, whichever decoder it is read by; "" if there is none."""
+  # A decoder's own name can be another: mp3float.
+  context = stream.codec_context
+  return context.codec.canonical_name if context is not None else ""
+
+
 def _seconds(ticks: int | None, unit: Fraction) -> Fraction:
   return Fraction(ticks or 0) * unit
 
@@ -136,9 +143,7 @@ def _walk(
   if turns % 2:
     shape, aspect = shape[::-1], 1 / aspect
   start = first - max(Fraction(container.start_time or 0, av.time_base), Fraction(0))
-  sounds = tuple(
-    s.codec_context.name if s.codec_context else "" for s in container.streams.audio
-  )
+  sounds = tuple(map(sound_codec, container.streams.audio))
   return UserVideo(
     path, what, len(times), *shape, rate, ticks, unit, max(start, Fraction(0)), turns,
     aspect, sounds,

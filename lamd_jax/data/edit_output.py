@@ -18,14 +18,13 @@ import numpy as np
 
 from lamd_jax import media
 from lamd_jax.data import video_file
-from lamd_jax.data.edit_input import UserVideo
+from lamd_jax.data.edit_input import sound_codec, UserVideo
 from lamd_jax.errors import DataError
 
 # Sound that players expect in an mp4: copied as it is. Other sound becomes AAC.
 _COPIED = ("aac", "mp3", "ac3", "eac3", "alac", "opus", "flac")
 _AAC_RATES = (8000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 _FINEST = 10_000  # ticks a second that the file's clock has at least
-
 
 
 def notes(video: UserVideo) -> list[str]:
@@ -116,14 +115,14 @@ def _sound(
   video: UserVideo,
 ) -> Iterator[av.Packet]:
   """Adds the sound streams at once; returns the packets that they are to get."""
-  found = [s for s in source.streams.audio if s.codec_context is not None]
-  made = {
-    s.index: container.add_stream_from_template(s)
-    if s.codec_context.name in _COPIED
-    else _aac(container, s)
-    for s in found
-  }
-  return _packets(source, found, made, video) if found else iter(())
+  made = {}
+  for stream in source.streams.audio:
+    codec = sound_codec(stream)
+    if codec in _COPIED:
+      made[stream.index] = (container.add_stream_from_template(stream), True)
+    elif codec:
+      made[stream.index] = (_aac(container, stream), False)
+  return _packets(source, made, video) if made else iter(())
 
 
 def _aac(
@@ -138,32 +137,35 @@ def _aac(
 
 def _packets(
   source: av.container.InputContainer,
-  streams: list[av.AudioStream],
-  made: dict[int, av.AudioStream],
+  made: dict[int, tuple[av.AudioStream, bool]],
   video: UserVideo,
 ) -> Iterator[av.Packet]:
-  """Yields copied or encoded packets, the file's beginning at 0."""
+  """Yields packets, the file's beginning at 0; `made` says which are copied."""
   begin = max(Fraction(source.start_time or 0, av.time_base), Fraction(0))
   try:
-    for packet in source.demux(streams):
-      stream, late = made[packet.stream.index], round(begin / packet.time_base)
+    for packet in source.demux([source.streams[index] for index in made]):
+      stream, copied = made[packet.stream.index]
       if packet.dts is not None:
+        late = round(begin / packet.time_base)
         packet.pts, packet.dts = packet.pts - late, packet.dts - late
-      if packet.stream.codec_context.name in _COPIED:
-        if packet.dts is not None:  # else the end, no packet
-          packet.stream = stream
-          yield packet
-        continue
-      for frame in packet.decode():
-        yield from stream.encode(frame)
+      if not copied:
+        yield from _encoded(packet, stream)
+      elif packet.dts is not None:  # else it is the end, no packet
+        packet.stream = stream
+        yield packet
   except av.FFmpegError as error:
     raise DataError(
       f"video={video.path}: its sound cannot be decoded ({type(error).__name__}); give"
       " a file without it"
     ) from error
-  for stream in streams:
-    if stream.codec_context.name not in _COPIED:
-      yield from made[stream.index].encode()
+  for stream, copied in made.values():
+    if not copied:
+      yield from stream.encode()
+
+
+def _encoded(packet: av.Packet, stream: av.AudioStream) -> Iterator[av.Packet]:
+  for frame in packet.decode():
+    yield from stream.encode(frame)
 
 
 def _interleave(
