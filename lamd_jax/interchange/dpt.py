@@ -183,7 +183,7 @@ def to_params(state: keys.State, network: dpt.Dpt) -> dict[str, Any]:
 
 
 def _split(state: keys.State) -> dict[str, np.ndarray]:
-  """MiDaS's fused projections become three; what cannot be cut stays, and is refused."""
+  """MiDaS's fused projections become three; what cannot be cut is left, and refused."""
   found: dict[str, np.ndarray] = {}
   for name, value in state.items():
     if _FUSED in name and value.ndim and len(value) % 3 == 0:
@@ -194,7 +194,9 @@ def _split(state: keys.State) -> dict[str, np.ndarray]:
   return found
 
 
-def to_state(params: keys.Params, naming: str = "transformers") -> dict[str, np.ndarray]:
+def to_state(
+  params: keys.Params, naming: str = "transformers"
+) -> dict[str, np.ndarray]:
   """The inverse of `to_params`, in the given naming."""
   state = keys.to_state(params, rules(params, naming))
   if naming == "midas":
@@ -221,9 +223,9 @@ def load(path: str | pathlib.Path, network: dpt.Dpt) -> dict[str, Any]:
 
 def how_to_get(path: str | pathlib.Path) -> str:
   """Returns, on one line, what to do about a file that is not there."""
-  named = f"{path} does not exist or is no file" if str(path) else "no weights are named"
+  absent_file = f"{path} does not exist or is no file"
   return (
-    f"{named}; DPT-Large's are made once by python -m lamd_jax.tools.convert depth"
+    f"{absent_file if str(path) else 'no weights are named'}; DPT-Large's are made once by python -m lamd_jax.tools.convert depth"
     f" --source dpt_large_384.pt --out {FILE_NAME}, from MiDaS's release (1.4 GB) or"
     " the model.safetensors of Intel/dpt-large"
   )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DPT: depth from one picture by a vision transformer (arXiv 2103.13413), given weights.
+"""DPT: depth of a picture by a vision transformer (arXiv 2103.13413), given weights.
 
 The tokens of four layers of the transformer become feature maps at strides 4, 8, 16
 and 32 and are fused from the deepest to the finest. What comes out is *inverse* depth,

@@ -57,7 +57,8 @@ def restore(inverse_depth: jax.Array, height: int, width: int) -> jax.Array:
   chex.assert_rank(inverse_depth, 3)
   sides = zip(inverse_depth.shape[1:], (height, width))
   matrices = (interpolation.cubic(a, b) for a, b in sides)
-  return jnp.maximum(interpolation.resize(inverse_depth[..., None], *matrices), 0)[..., 0]
+  x = interpolation.resize(inverse_depth[..., None], *matrices)
+  return jnp.maximum(x, 0)[..., 0]
 
 
 def normalise(inverse_depth: jax.Array) -> jax.Array:

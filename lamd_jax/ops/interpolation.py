@@ -7,7 +7,7 @@ is blurred before. Pixels beyond the border repeat the border's.
 
   bilinear          pixel centres at half-integers: torch's interpolate
   bilinear_corners  the outermost pixels stay where they are: align_corners=True
-  cubic             half-integer centres, a = -0.75: torch's bicubic, OpenCV's INTER_CUBIC
+  cubic             the same centres, a = -0.75: torch's bicubic, INTER_CUBIC of OpenCV
 """
 
 from __future__ import annotations
