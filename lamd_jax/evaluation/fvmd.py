@@ -21,7 +21,7 @@ FRAMES = 16
 GRID = 20
 _ANGLES = 8
 _CELL = (4, 5, 5)  # frames, rows, columns of points
-_RIDGE = 1e-5  # added to both covariances within the root, as the release does
+RIDGE = 1e-5  # added to both covariances within the root, as the release does
 
 
 def windows(tracks: np.ndarray) -> np.ndarray:
@@ -75,4 +75,4 @@ def features(tracks: np.ndarray, released: bool) -> np.ndarray:
 def distance(a: np.ndarray, b: np.ndarray, released: bool) -> float:
   """FVMD of two sets of tracks; called fvmd_release or fvmd_true, never just FVMD."""
   x, y = features(a, released), features(b, released)
-  return frechet.distance(x, y, ridge=_RIDGE).total
+  return frechet.distance(x, y, ridge=RIDGE).total

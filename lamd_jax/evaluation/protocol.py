@@ -30,10 +30,22 @@ TITLES = {
   ),
   "videomae_v2_ssv2": ("VideoMAE Frechet distance", "VideoMAE MMD"),
   "vjepa_ssv2": ("V-JEPA Frechet distance", "JEDi"),
+  "fvmd_release": ("fvmd_release", "MMD of fvmd_release's histograms"),
+  "fvmd_true": ("fvmd_true", "MMD of fvmd_true's histograms"),
+  # What follows is scored clip by clip, under titles of its own.
   "c3d_ucf101": ("", ""),
+  "clip_b32": ("", ""),
+  "clip_l14": ("", ""),
+  "clip_h14": ("", ""),
+  "pairs": ("", ""),
+  "pairs_lpips": ("", ""),
+  "captions_mage": ("", ""),
+  "captions_strict": ("", ""),
+  "block_matching": ("", ""),
+  "thumbnails": ("", ""),
 }  # fmt: skip
 # Their features are made elsewhere and come from a file.
-FROM_FILE = ("videomae_v2_ssv2", "vjepa_ssv2")
+FROM_FILE = ("videomae_v2_ssv2", "vjepa_ssv2", "fvmd_release", "fvmd_true")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +168,16 @@ _LANDSCAPE = dict(
   multiple=16, remarks="reals: frames 0..L-1; fakes: L frames without the true first",
   **_CINN,
 )  # fmt: skip
+_NO_NETWORK = dict(resize="none", crop="none", values="uint8")
+_CLIP = dict(
+  resize="none", crop="Pillow bicubic, short side 224, the middle",
+  values="CLIP's mean and deviation", remarks="mean over all frames, then clips",
+)  # fmt: skip
+_FVMD = dict(
+  pixels=256, root="eigh float64, 1e-5 I inside the root",
+  remarks="tracks [N,T,20,20,2] of 256x256 pictures, from a file; windows of 16 frames",
+  **{**_NO_NETWORK, "values": "pixels"},
+)  # fmt: skip
 _ONE_AND_15 = "16 frames: 1 true and 15 generated"
 
 # Settings are those of each project's published code, but for bair_100 and the stride of
@@ -204,6 +226,26 @@ _ALL = (
     "is_styleganv_2048", extractor="c3d_ucf101", resize="none", crop="none", fakes=2048,
     splits=10, remarks="shuffled with seed 42",
   ),
+  # Clip by clip.
+  Protocol("clip_b32", extractor="clip_b32", **_CLIP),
+  Protocol("clip_l14", extractor="clip_l14", **_CLIP),
+  Protocol("clip_h14", extractor="clip_h14", **_CLIP),
+  Protocol("pairs", extractor="pairs", remarks="mean over frames, then clips",
+           **_NO_NETWORK),
+  Protocol(
+    "pairs_lpips", extractor="pairs_lpips", **{**_NO_NETWORK, "values": "uint8/127.5-1"},
+    remarks="LPIPS 0.1 of VGG16; mean over frames, then clips",
+  ),
+  Protocol("cater_precision_mage", extractor="captions_mage", **_NO_NETWORK,
+           remarks="the published script's rules"),
+  Protocol("cater_precision_strict", extractor="captions_strict", **_NO_NETWORK,
+           remarks="extra words and sentences, and missing ones, are misses"),
+  Protocol("warp_block8", extractor="block_matching", **_NO_NETWORK,
+           remarks="flow by matching blocks of 8 pixels within 4"),
+  Protocol("nearest_training", extractor="thumbnails", **_NO_NETWORK,
+           remarks="the reals are training videos, frames 0.. of each; 16x16 means"),
+  Protocol("fvmd_release", extractor="fvmd_release", **_FVMD),
+  Protocol("fvmd_true", extractor="fvmd_true", **_FVMD),
   # Without weights.
   Protocol("random_i3d_16f", extractor="random_i3d", sampling="random"),
   Protocol(

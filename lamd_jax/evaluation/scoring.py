@@ -9,6 +9,7 @@ import numpy as np
 
 from lamd_jax.errors import DataError
 from lamd_jax.evaluation import frechet
+from lamd_jax.evaluation import fvmd
 from lamd_jax.evaluation import inception_score
 from lamd_jax.evaluation import mmd
 from lamd_jax.evaluation.protocol import Protocol, Score
@@ -16,11 +17,13 @@ from lamd_jax.evaluation.protocol import Protocol, Score
 _IS_EPSILON = {"is_tgan2": 1e-20}
 _SHUFFLE_SEED = 42  # of is_styleganv_2048
 METRICS = ("frechet", "mmd")
+_RIDGE = {"fvmd_release": fvmd.RIDGE, "fvmd_true": fvmd.RIDGE}
 
 
 def _value(protocol: Protocol, metric: str, a: np.ndarray, b: np.ndarray) -> float:
   if metric == "frechet":
-    return frechet.distance(a, b, protocol.ddof).total
+    ridge = _RIDGE.get(protocol.extractor, 0.0)
+    return frechet.distance(a, b, protocol.ddof, ridge).total
   return mmd.FUNCTIONS[protocol.mmd](a, b)
 
 
@@ -60,6 +63,20 @@ def compare(
     low = max(low, 0.0) if metric == "frechet" else low
     interval = (float(low), float(high))
   return Score(protocol.title(metric), value, protocol, len(a), len(b), interval)
+
+
+def mean(
+  protocol: Protocol, title: str, values: np.ndarray, *, reals: int, resamples: int,
+  seed: int,
+) -> Score:  # fmt: skip
+  """Mean over clips [N] of a score that each clip has, with a 95 % bootstrap interval."""
+  values = np.asarray(values, np.float64)
+  interval = None
+  if resamples:
+    draw = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
+    low, high = np.percentile(values[draw].mean(1), [2.5, 97.5])
+    interval = (float(low), float(high))
+  return Score(title, float(values.mean()), protocol, reals, len(values), interval)
 
 
 def inception(protocol: Protocol, probabilities: np.ndarray) -> Score:

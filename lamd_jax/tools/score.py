@@ -4,11 +4,21 @@
   python -m lamd_jax.tools.score --real REAL --fake FAKE --protocol lvdm \
     --weights i3d_kinetics400.safetensors --out report.json
   python -m lamd_jax.tools.score --real REAL --fake FAKE --protocol random_small_16f
+  python -m lamd_jax.tools.score --fake FAKE --protocol clip_b32 --captions texts.txt \
+    --weights clip_b32_image.safetensors --text-weights clip_b32_text.safetensors \
+    --vocabulary merges.txt
+  python -m lamd_jax.tools.score --real TRUE --fake COPIES --protocol pairs_lpips \
+    --weights lpips_vgg16.safetensors
+  python -m lamd_jax.tools.score --captions true.json --fake captioner.json \
+    --protocol cater_precision_mage
   python -m lamd_jax.tools.score --selftest [--weights i3d_kinetics400.safetensors]
 
 REAL and FAKE are folders of videos (mp4, ...), of image folders (png, ...) or of npz
 files, or one npz file: uint8 [N,T,H,W,3] under arr_0, as LVDM's published samples are.
-For protocols whose network lives elsewhere they are npz files of features [N,D].
+For protocols whose network lives elsewhere they are npz files of features [N,D], for
+fvmd_* of tracks [N,T,20,20,2]. cater_precision_* take a captioner's file as FAKE, or
+clips of the procedural world, which a tracker describes. For nearest_training the reals
+are the training videos.
 
 Beside each score stand its protocol and hash, the distance of real clips to real clips
 at the same number, two trivial baselines and a bootstrap interval. Fewer clips than
@@ -32,6 +42,7 @@ from lamd_jax.errors import DataError
 from lamd_jax.errors import InputError
 from lamd_jax.evaluation import protocol as protocol_lib
 from lamd_jax.evaluation.protocol import Protocol
+from lamd_jax.tools import score_clipwise
 from lamd_jax.tools import score_page
 from lamd_jax.tools import score_run
 from lamd_jax.tools import score_selftest
@@ -57,6 +68,21 @@ def _changes(texts: Sequence[str], preset: Protocol) -> dict[str, Any]:
   return found
 
 
+def report(protocol: Protocol, options: argparse.Namespace) -> dict[str, Any]:
+  """Returns the report as JSON holds it; `options` are those of `--help`.
+
+  Raises:
+    InputError: clips, weights or flags are wrong; nothing was written.
+  """
+  if protocol.extractor in score_clipwise.PARTS:
+    return score_clipwise.report(protocol, options)
+  for flag in ("captions", "text_weights", "vocabulary"):
+    if vars(options)[flag]:
+      name = flag.replace("_", "-")
+      raise ConfigError(f"--{name}: protocol {protocol.name} takes no captions")
+  return score_run.report(protocol, options)
+
+
 def run(options: argparse.Namespace) -> dict[str, Any]:
   """Scores, prints and writes the report; nothing is written before all is known."""
   preset = protocol_lib.find(options.protocol)
@@ -64,19 +90,24 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
   if options.out and options.out.suffix != ".json":
     raise ConfigError(f"--out={options.out}: the name must end in .json")
   compile_cache.enable()
-  report = score_run.report(protocol, options)
-  for line in score_page.lines(report):
+  found = report(protocol, options)
+  for line in score_page.lines(found):
     print(line)
   if options.out:
-    text = json.dumps(report, indent=2) + "\n"
-    page = options.out.with_suffix(".html")
-    try:
-      media.atomically(page, lambda part: part.write_text(score_page.html(report)))
-      media.atomically(options.out, lambda part: part.write_text(text))
-    except OSError as error:
-      raise DataError(f"{options.out} cannot be written ({error.strerror})") from error
-    print(f"report   {options.out}\npage     {page}")
-  return report
+    write(found, options.out)
+  return found
+
+
+def write(found: dict[str, Any], out: pathlib.Path) -> None:
+  """Writes a report as JSON and, beside it, as a page; each whole or not at all."""
+  text = json.dumps(found, indent=2) + "\n"
+  page = out.with_suffix(".html")
+  try:
+    media.atomically(page, lambda part: part.write_text(score_page.html(found)))
+    media.atomically(out, lambda part: part.write_text(text))
+  except OSError as error:
+    raise DataError(f"{out} cannot be written ({error.strerror})") from error
+  print(f"report   {out}\npage     {page}")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -98,6 +129,9 @@ def _parser() -> argparse.ArgumentParser:
   add("--fake", default="", metavar="PATH", help="generated clips")
   add("--protocol", default="", metavar="NAME")
   add("--weights", default="", metavar="SAFETENSORS", help="of the protocol's network")
+  add("--captions", default="", metavar="FILE", help="of the fakes: .txt or .json")
+  add("--text-weights", default="", metavar="SAFETENSORS", help="CLIP's text tower")
+  add("--vocabulary", default="", metavar="FILE", help="CLIP's merges.txt")
   add("--out", type=pathlib.Path, metavar="JSON")
   add(
     "--set", action="append", default=[], metavar="FIELD=VALUE",

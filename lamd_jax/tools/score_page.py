@@ -39,15 +39,29 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     text += [
       f"  {r['title']:<48} {_score(r):<30} {protocol}, {_counts(r)}" for r in records
     ]
-  if "real" in report:
-    text.append(f"{'motion':<44} {'real':>10} {'fake':>10}")
-    for key, name in _MOTION.items():
-      real, fake = (report[side]["motion"][key] for side in ("real", "fake"))
-      text.append(f"  {name:<42} {real:>10.4g} {fake:>10.4g}")
+  sides = _sides(report)
+  if sides:
+    text.append(f"{'motion':<44}" + "".join(f" {side:>10}" for side in sides))
+    text += [
+      f"  {name:<42}" + "".join(f" {cell:>10}" for cell in cells)
+      for name, *cells in _moves(report, sides)
+    ]
+  if "nearest_real" in report:
     text += [f"  {name:<42} {value}" for name, value in _copies(report)]
-    text += _warnings(report)
+  text += _warnings(report)
   text += [f"  {name:<42} {v:>10.4g}" for name, v in report.get("paired", {}).items()]
   return text
+
+
+def _sides(report: Mapping[str, Any]) -> list[str]:
+  return [side for side in ("real", "fake") if side in report]
+
+
+def _moves(report: Mapping[str, Any], sides: list[str]) -> list[tuple[str, ...]]:
+  return [
+    (name, *(f"{report[side]['motion'][key]:.4g}" for side in sides))
+    for key, name in _MOTION.items()
+  ]
 
 
 def _copies(report: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -62,7 +76,9 @@ def _copies(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _warnings(report: Mapping[str, Any]) -> list[str]:
   """What a reader must know before comparing this score with another."""
-  found = []
+  found: list[str] = []
+  if len(_sides(report)) < 2:
+    return found
   if report["real"]["kind"] != report["fake"]["kind"]:
     found.append(
       f"note: reals are {report['real']['kind']}, fakes {report['fake']['kind']};"
@@ -103,14 +119,12 @@ def html(report: Mapping[str, Any]) -> str:
   if curves:
     title = f"{records[0][1]['title']} by number of clips, {protocol}"
     parts.append(line_plot.svg(title, "clips of each set", "distance", curves))
-  if "real" in report:
-    rows = [
-      (name, *(f"{report[side]['motion'][key]:.4g}" for side in ("real", "fake")))
-      for key, name in _MOTION.items()
-    ]
-    parts += ["<h2>Motion</h2>", _table(("", "real", "fake"), rows)]
+  sides = _sides(report)
+  if sides:
+    parts += ["<h2>Motion</h2>", _table(("", *sides), _moves(report, sides))]
+  if "nearest_real" in report:
     parts.append(_table(("colours and copies", "grey levels"), _copies(report)))
-    parts += [f"<p>{html_lib.escape(note)}</p>" for note in _warnings(report)]
+  parts += [f"<p>{html_lib.escape(note)}</p>" for note in _warnings(report)]
   if "paired" in report:
     rows = [(name, f"{value:.4g}") for name, value in report["paired"].items()]
     parts += ["<h2>Pairs</h2>", _table(("", "mean"), rows)]

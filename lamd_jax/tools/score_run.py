@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator
-import dataclasses
+from collections.abc import Callable, Iterator
 import hashlib
 import json
 import os
@@ -20,7 +19,7 @@ from lamd_jax.errors import ConfigError
 from lamd_jax.errors import DataError
 from lamd_jax.evaluation import clip_sources
 from lamd_jax.evaluation import extractors
-from lamd_jax.evaluation import image_quality
+from lamd_jax.evaluation import fvmd
 from lamd_jax.evaluation import motion
 from lamd_jax.evaluation import protocol as protocol_lib
 from lamd_jax.evaluation import scoring
@@ -30,6 +29,8 @@ from lamd_jax.interchange import i3d as i3d_weights
 from lamd_jax.networks import c3d
 from lamd_jax.networks import i3d
 from lamd_jax.tools import conversion
+from lamd_jax.tools import score_clipwise
+from lamd_jax.tools import score_inputs
 from lamd_jax.training.console import Console
 
 Change = Callable[[np.ndarray], np.ndarray]
@@ -160,28 +161,6 @@ def _write_cached(file: pathlib.Path, made: Made) -> None:
     print(f"features are not kept: {file} cannot be written ({error.strerror})")
 
 
-def _enough(protocol: Protocol, what: str, path: str, found: int) -> int:
-  """Returns how many clips to score. Raises DataError if there are too few."""
-  wanted = {"reals": protocol.reals, "fakes": protocol.fakes}[what]
-  may_be_fewer = what == "reals" and protocol.fewer_reals
-  if found < wanted and not may_be_fewer:
-    raise DataError(
-      f"{path} gives {found} clips; protocol {protocol.name} asks for {wanted} {what}:"
-      f" make more, or say --set {what}={found}, which changes the score's name"
-    )
-  count = min(found, wanted) if wanted else found
-  count -= count % protocol.multiple
-  if count < 2:
-    raise DataError(f"{path} gives {found} clips, too few for protocol {protocol.name}")
-  return count
-
-
-def _open(path: str, flag: str) -> clip_sources.Source:
-  if not path:
-    raise ConfigError(f"--{flag} is missing: a folder of clips or an npz file")
-  return clip_sources.open_source(path)
-
-
 class Reals(NamedTuple):
   """The reals that are scored against, and those that take the fakes' part."""
 
@@ -203,7 +182,7 @@ def pick_reals(
   if several and protocol.reals > videos:
     everything, _ = place(protocol.reals)
   # A video for each real and one for each other real; else second draws; else halves.
-  count = _enough(protocol, "reals", path, len(everything))
+  count = score_inputs.enough(protocol, "reals", path, len(everything))
   if not protocol.reals and videos == count and sampling == "first":
     half = count // 2
     return Reals(everything[:count], everything[half : 2 * half], _HALVES)
@@ -226,18 +205,20 @@ def report(protocol: Protocol, options: argparse.Namespace) -> dict[str, Any]:
   """
   if protocol.extractor in protocol_lib.FROM_FILE:
     return _from_features(protocol, options)
-  fake = _open(options.fake, "fake")
+  fake = score_inputs.open_clips(options.fake, "fake")
   needs_reals = not protocol.splits
-  real = _open(options.real, "real") if needs_reals else None
+  real = score_inputs.open_clips(options.real, "real") if needs_reals else None
   fakes, _ = clip_sources.places(
     fake, protocol.frames, protocol.fake_stride, "first", 0, 0
   )
-  fakes = fakes[: _enough(protocol, "fakes", options.fake, len(fakes))]
+  fakes = fakes[: score_inputs.enough(protocol, "fakes", options.fake, len(fakes))]
   reals = pick_reals(protocol, real, options.real, options.seed) if real else None
   run = Run(protocol, options)
   made = run("fakes", fake, fakes, protocol.fake_stride)
-  found = _head(protocol, options, run.weights)
-  found["fake"] = _about(options.fake, fake, fakes, made, run.digest(fake))
+  found = score_inputs.head(protocol, options, run.weights)
+  found["fake"] = score_inputs.about(
+    options.fake, fake, fakes, made.moves, run.digest(fake)
+  )
   if reals is None:
     found["interval"] = "mean -+ 2 deviations over splits"
     found["scores"] = {"fakes": [scoring.inception(protocol, made.features).record()]}
@@ -249,7 +230,9 @@ def report(protocol: Protocol, options: argparse.Namespace) -> dict[str, Any]:
         *base.size, *made.size
       )
     )
-  found["real"] = _about(options.real, real, reals.where, base, run.digest(real))
+  found["real"] = score_inputs.about(
+    options.real, real, reals.where, base.moves, run.digest(real)
+  )
   halves = reals.how == _HALVES
   other = base
   if not halves:
@@ -270,8 +253,13 @@ def report(protocol: Protocol, options: argparse.Namespace) -> dict[str, Any]:
   if not halves:
     found["nearest_real"]["floor"] = _nearest(other, base)
   if options.paired:
-    found["paired"] = _paired(protocol, real, fake, fakes)
+    pairs = score_clipwise.pairs(protocol, real, fake, fakes)
+    found["paired"] = {name: float(np.mean(v)) for name, v in pairs["fakes"].items()}
   return found
+
+
+# Extractor -> whether acceleration is what FVMD's release takes for it.
+_OF_TRACKS = {"fvmd_release": True, "fvmd_true": False}
 
 
 def _from_features(protocol: Protocol, options: argparse.Namespace) -> dict[str, Any]:
@@ -282,13 +270,15 @@ def _from_features(protocol: Protocol, options: argparse.Namespace) -> dict[str,
     if not path.is_file():
       raise DataError(f"--{flag}={path}: protocol {protocol.name} reads an npz of features")
     array = np.asarray(clip_sources.npz_member(path), np.float64)
+    if protocol.extractor in _OF_TRACKS and np.isfinite(array).all():
+      array = fvmd.features(array, released=_OF_TRACKS[protocol.extractor])
     if array.ndim != 2 or not np.isfinite(array).all():
       raise DataError(f"{path} holds {array.shape}, or NaN; finite [N,D] features are due")
-    sets[flag] = array[: _enough(protocol, what, str(path), len(array))]
+    sets[flag] = array[: score_inputs.enough(protocol, what, str(path), len(array))]
   if sets["real"].shape[1] != sets["fake"].shape[1]:
     raise DataError(f"features have {sets['real'].shape[1]} and {sets['fake'].shape[1]}"
                     " numbers; both sets must be of one network")  # fmt: skip
-  found = _head(protocol, options, "features from files")
+  found = score_inputs.head(protocol, options, "features from files")
   half = len(sets["real"]) // 2
   rows = {
     "fakes": (sets["real"], sets["fake"]),
@@ -317,60 +307,7 @@ def _fill(
   }
 
 
-def _head(
-  protocol: Protocol, options: argparse.Namespace, weights: str
-) -> dict[str, Any]:
-  return {
-    "protocol": dataclasses.asdict(protocol),
-    "protocol_hash": protocol.hash(),
-    "weights": weights,
-    "made_by": options.made_by,
-    "seed": options.seed,
-    "resamples": options.resamples,
-    "interval": "95 % bootstrap over clips, centred on the score",
-  }
-
-
 def _nearest(made: Made, base: Made) -> dict[str, float]:
   """Distances to the nearest real clip that was scored against, grey levels."""
   found = motion.nearest(made.thumbs.astype(np.float32), [base.thumbs])
   return {"mean": float(found.distance.mean()), "least": float(found.distance.min())}
-
-
-def _about(
-  path: str, source: clip_sources.Source, where: list[clip_sources.Place], made: Made,
-  digest: str,
-) -> dict[str, Any]:  # fmt: skip
-  fields = motion.Statistics._fields[:-1]
-  listed = [(source.names[place.video], place.start) for place in where]
-  return {
-    "path": path,
-    "kind": source.kind,
-    "sha256": digest,
-    "videos": len(source.names),
-    "clips": len(where),
-    # Data sets lose videos over the years: the same name may mean fewer clips.
-    "clip_list": hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16],
-    "motion": dict(zip(fields, map(float, made.moves.mean(0)))),
-  }
-
-
-def _paired(
-  protocol: Protocol, real: clip_sources.Source, fake: clip_sources.Source,
-  fakes: list[clip_sources.Place],
-) -> dict[str, float]:  # fmt: skip
-  """Means over clips of what compares a clip with its original, in order of names."""
-  if len(real.names) < len(fakes):
-    raise DataError(f"--paired: {len(real.names)} real videos for {len(fakes)} fakes")
-  originals = [clip_sources.Place(place.video, 0) for place in fakes]
-  read = lambda source, where, stride: clip_sources.clips(
-    source, where, protocol.frames, stride, protocol.pixels
-  )
-  pairs = zip(
-    read(real, originals, protocol.stride), read(fake, fakes, protocol.fake_stride)
-  )
-  sums: dict[str, list[float]] = {name: [] for name in image_quality.PAIRED}
-  for a, b in pairs:
-    for name, function in image_quality.PAIRED.items():
-      sums[name].append(float(function(a[None], b[None])[0]))
-  return {name: float(np.mean(values)) for name, values in sums.items()}

@@ -13,7 +13,7 @@ from lamd_jax.evaluation.protocol import Protocol, Score
 
 def test_all_presets_differ():
   presets = protocol_lib.PRESETS
-  assert len({p.hash() for p in presets.values()}) == len(presets) == 24
+  assert len({p.hash() for p in presets.values()}) == len(presets) == 35
   for name in (
     "tf2018", "styleganv_2048_16f", "styleganv_2048_128f", "styleganv_2048_128f_sub8",
     "lvdm", "tats", "pvdm_16f", "latte", "videogpt_bair", "cinn_bair",
