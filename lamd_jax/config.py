@@ -323,6 +323,19 @@ def eval_defaults() -> ConfigDict:
       guidance=0.0,  # as sample.guidance
       seed=0,
       weights="ema",
+      # A named protocol (evaluation/protocol.py); "": simple features, no weights.
+      protocol="",
+      changes="",  # FIELD=VALUE,... of the protocol, which renames its scores
+      task="generation",  # generation | reconstruction | long
+      long="hierarchical",  # as sample.long, for the task long
+      frames=0,  # of a long video
+      # Files of tools.convert, where the protocol needs them:
+      weights_i3d="",
+      weights_c3d="",
+      weights_lpips="",
+      weights_clip_image="",
+      weights_clip_text="",
+      vocabulary="",  # CLIP's merges.txt
     )
   )
 

@@ -55,6 +55,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
   "weights": ("ema", "raw"),
   "long": ("none", "autoregressive", "hierarchical", "sliding"),
   "null": ("released", "unconditional"),
+  "task": ("generation", "reconstruction", "long"),
 }  # fmt: skip
 
 # Leaves that hold a number, or a tuple of numbers: smallest and largest value.
@@ -174,6 +175,8 @@ FREE_TEXT = (
   "name", "data.root", "data.name", "data.split", "data.eval_split",
   "data.vocabulary", "model.perceptual.weights", "model.text.weights",
   "model.autoencoder_weights", "out", "text",
+  "protocol", "changes", "vocabulary", "weights_i3d", "weights_c3d", "weights_lpips",
+  "weights_clip_image", "weights_clip_text",
   "image", "motion_from",
 )  # fmt: skip
 CHECKED_BELOW = ("stages", "formats")
