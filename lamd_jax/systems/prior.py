@@ -14,6 +14,7 @@ rows.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import math
 from typing import Any, NamedTuple, Protocol
 
@@ -33,6 +34,7 @@ from lamd_jax.systems import sampling
 from lamd_jax.training import stage as stage_lib
 
 Tree = stage_lib.Tree
+Own = Mapping[str, Tree]
 STAGE = "prior"
 GROUP = "prior"
 
@@ -45,23 +47,20 @@ class Text(NamedTuple):
 
 
 class Tier(Protocol):
-  """One way to go from text to image; `extras` holds the means."""
+  """One way to go from text to image.
+
+  `own` is what the stage keeps, {"params": {group: tree}, "extras": means}.
+  """
 
   def init(self, seed: int | None) -> Tree: ...
 
   def predict(
-    self,
-    params: Tree,
-    extras: Tree,
-    text: Text,
-    image: jax.Array,
-    streams: rng.Streams,
-    index: jax.Array,
+    self, own: Own, text: Text, image: jax.Array, streams: rng.Streams, index: jax.Array
   ) -> jax.Array:
     """Returns [B,D], whose squared distance to `image` [B,D] is the loss."""
 
   def sample(
-    self, params: Tree, extras: Tree, text: Text, streams: rng.Streams, index: jax.Array
+    self, own: Own, text: Text, streams: rng.Streams, index: jax.Array
   ) -> jax.Array:
     """Returns image embeddings [B,D], scaled."""
 
@@ -75,11 +74,12 @@ class MeanShift:
   def init(self, seed: int | None) -> Tree:
     return {}
 
-  def predict(self, params, extras, text, image, streams, index):
-    return self.sample(params, extras, text, streams, index)
+  def predict(self, own, text, image, streams, index):
+    return self.sample(own, text, streams, index)
 
-  def sample(self, params, extras, text, streams, index):
-    return text.pooled + extras["image_mean"] - extras["text_mean"]
+  def sample(self, own, text, streams, index):
+    # Its group is empty, and a checkpoint does not bring back an empty tree.
+    return text.pooled + own["extras"]["image_mean"] - own["extras"]["text_mean"]
 
 
 class Regressor:
@@ -92,11 +92,11 @@ class Regressor:
   def init(self, seed: int | None) -> Tree:
     return initializers.initialize(self._network, seed, self._text)["params"]
 
-  def predict(self, params, extras, text, image, streams, index):
-    return self.sample(params, extras, text, streams, index)
+  def predict(self, own, text, image, streams, index):
+    return self.sample(own, text, streams, index)
 
-  def sample(self, params, extras, text, streams, index):
-    return self._network.apply({"params": params}, text.pooled)
+  def sample(self, own, text, streams, index):
+    return self._network.apply({"params": own["params"][GROUP]}, text.pooled)
 
 
 class Diffusion:
@@ -123,38 +123,40 @@ class Diffusion:
   def init(self, seed: int | None) -> Tree:
     return initializers.initialize(self._network, seed, *self._arguments)["params"]
 
-  def _apply(self, params: Tree, *args: Any, method: str) -> jax.Array:
-    return self._network.apply({"params": params}, *args, method=method)
+  def _apply(self, own: Own, *args: Any, method: str) -> jax.Array:
+    variables = {"params": own["params"][GROUP]}
+    return self._network.apply(variables, *args, method=method)
 
-  def predict(self, params, extras, text, image, streams, index):
+  def predict(self, own, text, image, streams, index):
     levels = self._process.schedule.steps
     t = streams.integers("prior_time", index, levels).astype(jnp.float32)
     noise = streams.normal("prior_noise", index, image.shape[1:])
     z = self._process.add_noise(image, noise, t)
     keep = streams.uniform("prior_caption", index) >= self._settings.drop
-    context = self._apply(params, *text, method="text")
-    return self._apply(params, z, t, context, keep, method="denoise")
+    context = self._apply(own, *text, method="text")
+    return self._apply(own, z, t, context, keep, method="denoise")
 
-  def sample(self, params, extras, text, streams, index):
+  def sample(self, own, text, streams, index):
     settings = self._settings
 
     def denoise(z: jax.Array, t: jax.Array, conditions: types.Conditions) -> jax.Array:
       keep = (conditions.keep or {}).get("context")
-      return self._apply(params, z, t, conditions.context, keep, method="denoise")
+      return self._apply(own, z, t, conditions.context, keep, method="denoise")
 
     def null(conditions: types.Conditions) -> types.Conditions:
       rows = jnp.zeros(len(conditions.context), jnp.float32)
       return conditions._replace(keep={"context": rows})
 
     chain = sampling.SamplerSettings(
-      "dpmpp_2m", settings.steps, eta=0.0, spacing="log_snr", guidance=settings.guidance
-    )
+      "dpmpp_2m", settings.steps, eta=0.0, spacing="log_snr",
+      guidance=settings.guidance, temporal_guidance=1.0,
+    )  # fmt: skip
     # Start noise of its own: a video drawn with the same streams has other noise.
     streams = rng.Streams(streams.key("prior"), streams.step)
     return sampling.chain(
       guidance.classifier_free(denoise, null, settings.guidance),
       self._process, chain, streams, index, text.pooled.shape[1:],
-      types.Conditions(context=self._apply(params, *text, method="text")), None,
+      types.Conditions(context=self._apply(own, *text, method="text")), None,
     )  # fmt: skip
 
 
@@ -197,6 +199,5 @@ class Prior:
       index: [B] int32, keys of the draws.
       tokens: [B,L] int32.
     """
-    params, extras = weights[STAGE]["params"][GROUP], weights[STAGE]["extras"]
     text = self.text(weights, tokens)
-    return contrastive.unit(self.tier.sample(params, extras, text, streams, index))
+    return contrastive.unit(self.tier.sample(weights[STAGE], text, streams, index))

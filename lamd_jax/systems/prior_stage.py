@@ -34,7 +34,8 @@ class PriorStage:
   variants = ("video",)
   starts_from = ""
   trains_on_latents = False
-  encoded_by = ""
+  encoded_by = ()
+  cached_as = ""
 
   def __init__(self, prior: prior_lib.Prior, config: Any):
     self._prior = prior
@@ -79,8 +80,8 @@ class PriorStage:
       "batches": count,
     }
     # 3. What the tier says, and how far off it is.
-    group = params[prior_lib.GROUP]
-    answer = self._prior.tier.predict(group, extras, text, image, streams, batch.index)
+    own = {"params": params, "extras": extras}
+    answer = self._prior.tier.predict(own, text, image, streams, batch.index)
     loss = jnp.square(answer - image).mean()
     cosine = (contrastive.unit(answer) * contrastive.unit(image)).sum(-1).mean()
     metrics = {"loss": loss, "cosine": cosine}
