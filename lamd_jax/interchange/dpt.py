@@ -223,9 +223,11 @@ def load(path: str | pathlib.Path, network: dpt.Dpt) -> dict[str, Any]:
 
 def how_to_get(path: str | pathlib.Path) -> str:
   """Returns, on one line, what to do about a file that is not there."""
-  absent_file = f"{path} does not exist or is no file"
+  named = "no weights are named"
+  if str(path):
+    named = f"{path} does not exist or is no file"
   return (
-    f"{absent_file if str(path) else 'no weights are named'}; DPT-Large's are made once by python -m lamd_jax.tools.convert depth"
+    f"{named}; DPT-Large's are made once by python -m lamd_jax.tools.convert depth"
     f" --source dpt_large_384.pt --out {FILE_NAME}, from MiDaS's release (1.4 GB) or"
     " the model.safetensors of Intel/dpt-large"
   )

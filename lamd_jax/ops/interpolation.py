@@ -6,8 +6,8 @@ weights of output pixel o. None of them averages when it shrinks; what must not 
 is blurred before. Pixels beyond the border repeat the border's.
 
   bilinear          pixel centres at half-integers: torch's interpolate
+  cubic             likewise, a = -0.75: torch's bicubic, OpenCV's INTER_CUBIC
   bilinear_corners  the outermost pixels stay where they are: align_corners=True
-  cubic             the same centres, a = -0.75: torch's bicubic, INTER_CUBIC of OpenCV
 """
 
 from __future__ import annotations
