@@ -2,6 +2,7 @@
 """Depth of clips: the same pixels as the frames, from worlds and from files."""
 
 import hashlib
+import shutil
 
 import numpy as np
 from PIL import Image
@@ -88,18 +89,39 @@ def test_worlds_give_their_true_depth(world, mode):
     assert np.abs(depth[i, ..., 0] - expected).max() <= 0.51
 
 
+@pytest.mark.parametrize("sampling", ["random", "very_random"])
+def test_depth_and_objects_are_of_the_clips_own_frames(sampling):
+  """Training videos of `pushing` have 30 frames, so clips of 5 lie anywhere in them."""
+  config = _world_config(world="pushing", world_mode="push", sampling=sampling)
+  arguments = (config, "train", 6, 4)
+  video, depth, instance = (
+    read(*arguments) for read in (pipeline.clips, pipeline.depths, pipeline.instances)
+  )
+  starts = set()
+  for i in range(6):
+    whole = procedural.world("pushing", "push").sample("train", i, 30, 16)
+    at = [int((whole.video == frame).all((1, 2, 3)).argmax()) for frame in video[i]]
+    assert np.array_equal(whole.video[at], video[i])
+    assert np.array_equal(instance[i], whole.instance[at])
+    true = transforms.normalise_depth(1 / whole.depth[at, ..., 0])
+    assert np.array_equal(depth[i], true)
+    starts.add(at[1])
+  assert len(starts) > 2
+
+
 def test_batches_carry_depth_of_the_same_frames():
   """Of a world whose videos are longer than a clip, with flips: windows must agree."""
   config = _world_config(world="pushing", world_mode="push", flip=True)
   flipped = 0
+  world = procedural.world("pushing", "push")
+  wholes = [world.sample("train", index, 30, 16) for index in range(6)]
   with pipeline.loader(config, split="train", batch=6, seed=3) as loader:
     batches = [next(loader) for _ in range(2)]
   for video, depth in ((v, d) for b in batches for v, d in zip(b.video, b.depth)):
     assert depth.shape == (5, 16, 16, 1) and depth.dtype == np.uint8
     assert depth.flags.c_contiguous
     found = False
-    for index in range(6):
-      whole = procedural.world("pushing", "push").sample("train", index, 30, 16)
+    for whole in wholes:
       for way in (1, -1):
         for start in range(26):
           window = slice(start, start + 5)
@@ -235,40 +257,25 @@ def test_the_fingerprint_follows_the_bytes_of_depth(files_config, tmp_path):
   assert pipeline.fingerprint(files_config, "train") != first
 
 
-def _damage_missing(folder):
-  for file in (folder / "a").iterdir():
-    file.unlink()
+def test_depth_that_does_not_fit_is_named(files_config, tmp_path):
+  folder = tmp_path / "depth" / "train" / "a"
 
-
-def _damage_count(folder):
-  (folder / "a" / "4.png").unlink()
-
-
-def _damage_shape(folder):
-  for file in (folder / "a").iterdir():
-    Image.fromarray(np.zeros((24, 24), np.uint8)).save(file)
-
-
-def _damage_bytes(folder):
-  (folder / "a" / "4.png").write_text("no image")
-
-
-@pytest.mark.parametrize(
-  ("damage", "message"),
-  [(_damage_missing, "train/a.mkv has no .*depth/train/a.mp4"),
-   (_damage_count, "depth/train/a: 8 frames, its video 9"),
-   (_damage_shape, "depth/train/a: 24x24, its video 32x24, which is another shape"),
-   (_damage_bytes, "depth/train/a: .*4.png")],
-)  # fmt: skip
-def test_depth_that_does_not_fit_is_named(files_config, tmp_path, damage, message):
-  damage(tmp_path / "depth" / "train")
-  for call in (
-    lambda: pipeline.check(files_config, "train"),
-    lambda: pipeline.loader(files_config, split="train", batch=1, seed=0),
-  ):
+  def check(message, call=lambda: pipeline.check(files_config, "train")):
     with pytest.raises(DataError, match=message) as error:
       call()
     assert "\n" not in str(error.value) and "data.depth_root=" in str(error.value)
+
+  (folder / "4.png").unlink()
+  check("depth/train/a: 8 frames, its video 9")
+  (folder / "4.png").write_text("no image")
+  check("depth/train/a: .*4.png")
+  shutil.rmtree(folder)
+  _save(folder, np.zeros((9, 24, 24), np.uint8))
+  check("depth/train/a: 24x24, its video 32x24, which is another shape")
+  shutil.rmtree(folder)
+  message = "train/a.mkv has no .*depth/train/a.mp4"
+  check(message)
+  check(message, lambda: pipeline.loader(files_config, split="train", batch=1, seed=0))
 
 
 def test_coloured_depth_images_are_named(files_config, tmp_path):

@@ -113,8 +113,62 @@ def test_every_sound_stream_and_its_delay_stay(tmp_path):
     assert abs(a[0] - b[0]) < 2e-3 and a[0] > 0.15
 
 
-def test_sound_lies_between_the_pictures(tmp_path):
-  """Players and our own memory: packets come in the order of their times."""
+def test_pictures_that_begin_late_stay_late(tmp_path):
+  path = tmp_path / "v.mkv"
+  with av.open(str(path), "w") as container:
+    video = container.add_stream("ffv1", rate=8)
+    video.height, video.width, video.pix_fmt = 16, 16, "bgr0"
+    track = container.add_stream("flac", rate=16_000, layout="mono")
+    tone = av.AudioFrame.from_ndarray(
+      np.zeros((1, 16_000), np.int16), format="s16", layout="mono"
+    )
+    tone.sample_rate, tone.pts = 16_000, 0
+    tone.time_base = fractions.Fraction(1, 16_000)
+    container.mux(track.encode(tone))
+    container.mux(track.encode())
+    for t in range(3):
+      black = np.zeros((16, 16, 3), np.uint8)
+      frame = av.VideoFrame.from_ndarray(black, format="rgb24").reformat(format="bgr0")
+      frame.pts, frame.time_base = t + 4, fractions.Fraction(1, 8)
+      container.mux(video.encode(frame))
+    container.mux(video.encode())
+  video = edit_input.probe(path)
+  assert video.start == fractions.Fraction(1, 2)
+  edit_output.write(tmp_path / "out.mp4", video, edit_input.frames(video))
+  with av.open(str(tmp_path / "out.mp4")) as container:
+    shown = [f.pts * f.time_base for f in container.decode(video=0)]
+  assert shown == [fractions.Fraction(t, 8) for t in (4, 5, 6)]
+  assert _packets(tmp_path / "out.mp4")[0][1][0] == 0
+
+
+class _Packet:
+  """Of a packet what its place depends on."""
+
+  def __init__(self, kind, dts, time_base):
+    self.kind, self.dts, self.time_base = kind, dts, time_base
+
+
+def test_packets_are_written_in_the_order_of_their_times():
+  """Else the muxer keeps up to ten seconds of them."""
+  written = []
+
+  class Container:
+    mux_one = staticmethod(written.append)
+
+  pictures = (_Packet("picture", t, fractions.Fraction(1, 4)) for t in range(8))
+  sound = (_Packet("sound", t, fractions.Fraction(1, 10)) for t in range(30))
+  edit_output._interleave(Container(), pictures, sound)
+  times = [packet.dts * packet.time_base for packet in written]
+  assert len(written) == 38 and times == sorted(times)
+  silent = iter(())
+  written.clear()
+  pictures = (_Packet("picture", t, fractions.Fraction(1, 4)) for t in range(8))
+  edit_output._interleave(Container(), pictures, silent)
+  assert len(written) == 8
+
+
+def test_sound_lies_between_the_pictures_in_the_file(tmp_path):
+  """So that a player need not seek."""
   video = _write(tmp_path / "v.mkv", "ffv1", "bgr0", ["aac"], rate=24)
   taken = []
 
