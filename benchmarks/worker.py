@@ -51,7 +51,8 @@ def _our_clip(system: Any, batch: int) -> Callable[..., Any]:
   from lamd_jax.systems import sampling
 
   settings = sampling.SamplerSettings(
-    "dpmpp_2m", OUR_STEPS, eta=0.0, spacing="trailing", guidance=1.0
+    "dpmpp_2m", OUR_STEPS, eta=0.0, spacing="trailing", guidance=1.0,
+    temporal_guidance=1.0,
   )
   nothing = types.Prompt()
   latent = {"latent_scale": 0.33422927, "latent_shift": 1.4606637}

@@ -8,11 +8,10 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import functools
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
 from etils import epath
 import jax
@@ -23,11 +22,11 @@ import numpy as np
 from lamd_jax import config as config_lib
 from lamd_jax import inputs
 from lamd_jax import long_video
-from lamd_jax import media
 from lamd_jax import rng
 from lamd_jax import run_folder
 from lamd_jax import sample_checks
 from lamd_jax import types
+from lamd_jax.clip import Clip
 from lamd_jax.data import captions
 from lamd_jax.data import pipeline
 from lamd_jax.errors import ConfigError
@@ -42,29 +41,6 @@ from lamd_jax.training import compile_cache
 from lamd_jax.training import precision
 
 Progress = Callable[[int, int], None]  # clips done, clips in all
-
-
-class Clip(NamedTuple):
-  """A finished clip: frames [T,H,W,3] uint8, fps frames a second."""
-
-  frames: np.ndarray
-  fps: float
-
-  def save(self, path: str | os.PathLike[str]) -> None:
-    """Writes the clip; the suffix says how: .mp4, .gif or .npz."""
-    suffix = epath.Path(path).suffix
-    if suffix == ".mp4":
-      media.write_mp4(path, self.frames, self.fps)
-    elif suffix == ".gif":
-      media.write_gif(path, self.frames, self.fps)
-    elif suffix == ".npz":
-      media.write_npz(path, self.frames[None])
-    else:
-      raise ValueError(f"{path}: unknown suffix; use .mp4, .gif or .npz")
-
-  def _repr_html_(self) -> str:
-    data = base64.b64encode(media.encode_gif(self.frames, self.fps)).decode()
-    return f'<img src="data:image/gif;base64,{data}" width="256">'
 
 
 class Model:
@@ -158,7 +134,7 @@ class Model:
       raise ConfigError(
         f"strip={settings.strip}: at least 2, and of a system that lets images move"
       )
-    prompt = self._prompt(given, np.zeros(1, np.int32))
+    prompt = self._prompt(given, np.zeros(1, np.int32), 0)
     states = jax.jit(self.system.denoising_states, static_argnums=4)(
       self.weights, _streams(settings), jnp.zeros(1, jnp.int32), prompt, _sampler(settings)
     )[:, 0]
@@ -214,6 +190,8 @@ class Model:
       "image": name(images[0]) if images else "",
       "motion_from": "" if motion_from is None else name(motion_from),
     })  # fmt: skip
+    if self.config.system == "gen1":
+      return settings, self._structured(settings, texts, labels, images)
     if not self.system.animates_images:
       return settings, inputs.Given(texts, labels, None, None)
     clip = motion_from.frames if isinstance(motion_from, Clip) else motion_from
@@ -224,10 +202,35 @@ class Model:
       print(note, flush=True)
     return settings, inputs.Given(texts, labels, images, motion)
 
-  def _prompt(self, given: inputs.Given, index: np.ndarray) -> types.Prompt:
+  def _structured(
+    self, settings: ConfigDict, texts: Sequence[str], labels: Sequence[int],
+    images: Sequence[Any],
+  ) -> inputs.Given:  # fmt: skip
+    """Held-out clips' structure, to be filled with the content that is asked for."""
+    data, seed = self.config.data, self.config.seed
+    pictures, notes = inputs.content(data, seed, settings.n, images, texts)
+    for note in notes:
+      print(note, flush=True)
+    depth = None
+    if self.system.structured:
+      depth = self.depth_of_clips(data.eval_split, settings.n, seed)
+    return inputs.Given(texts, labels, pictures, None, depth)
+
+  def depth_of_clips(self, split: str, count: int, seed: int) -> np.ndarray:
+    """Returns the depth [N,T,H,W,1] uint8 of the first `count` clips of a split."""
+    data = self.config.data
+    if not self.system.estimates_depth:
+      return pipeline.depths(data, split, count, seed)
+    estimate = jax.jit(self.system.depth)
+    clips = pipeline.clips(data, split, count, seed)
+    return _in_chunks(lambda x: estimate(self.weights, x), clips, 1)
+
+  def _prompt(
+    self, given: inputs.Given, index: np.ndarray, structure_level: int
+  ) -> types.Prompt:
     """The rows of a batch; what there are fewer of than clips is taken in turn."""
     turn = lambda values: [values[i % len(values)] for i in index]
-    tokens = label = image = None
+    tokens = label = image = depth = level = None
     if self._tokenize is not None:
       tokens = np.stack([self._tokenize(text) for text in turn(given.texts)])
     if given.images is not None:
@@ -236,7 +239,10 @@ class Model:
     if self.system.animates_images and classes:
       label = np.array(turn(given.labels), np.int32)
       label = np.where(label < 0, classes, label)  # the null class
-    return types.Prompt(tokens, label, image)
+    if given.depth is not None:
+      depth = np.stack(turn(given.depth))
+      level = np.full(index.shape, structure_level, np.int32)
+    return types.Prompt(tokens, label, image, depth, level)
 
   def _run(
     self, settings: ConfigDict, given: inputs.Given, progress: Progress
@@ -247,7 +253,7 @@ class Model:
     for start in range(0, settings.n, batch):
       # The last batch is filled up, so that one compiled program serves all.
       index = np.arange(start, start + batch, dtype=np.int32)
-      prompt = self._prompt(given, index)
+      prompt = self._prompt(given, index, settings.structure_level)
       if given.motion is None:
         latents = self._sample(
           self.weights, streams, index, prompt, sampler, settings.frames
@@ -315,8 +321,9 @@ def _streams(settings: ConfigDict) -> rng.Streams:
 
 def _sampler(settings: ConfigDict) -> sampling.SamplerSettings:
   return sampling.SamplerSettings(
-    settings.sampler, settings.steps, settings.eta, settings.spacing, settings.guidance
-  )
+    settings.sampler, settings.steps, settings.eta, settings.spacing, settings.guidance,
+    settings.temporal_guidance,
+  )  # fmt: skip
 
 
 def _in_chunks(run: Callable[[Any], jax.Array], rows: Any, chunk: int) -> np.ndarray:

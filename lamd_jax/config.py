@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All defaults, in one place, and the checks that run before anything is compiled.
+"""All defaults, in one place; those of `config.model` in `config_model.py`.
 
 `configs/*.py` start from `defaults()` and change what their paper and data set ask
 for; nothing else in the package supplies a value that a config leaves out. The trees
@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
+from lamd_jax import config_model
 from lamd_jax.errors import ConfigError
 
 
@@ -24,7 +25,10 @@ def _data() -> ConfigDict:
       root="",  # folder of the data set; unused by procedural
       name="",  # TFDS name
       camera="aux1",  # aux1 | main, of bair
-      captions="explicit",  # explicit | ambiguous, of cater_gen
+      # explicit | ambiguous, of cater_gen; appearance: what is there, of world cater
+      captions="explicit",
+      depth="none",  # none | world (a procedural one's own) | files
+      depth_root="",  # folder of depth files that mirrors the videos'
       world="sky",  # procedural world
       world_mode="drift",
       label_actions=False,  # of cater v1: what moves how is the class, one of 16
@@ -52,102 +56,6 @@ def _data() -> ConfigDict:
       num_workers=0,  # Grain worker processes; threads beat them on few cores
       prefetch=2,  # host batches kept ready
     )
-  )
-
-
-def _model() -> ConfigDict:
-  return ConfigDict(
-    dict(
-      first_stage="video",  # video (3-D, model.autoencoder) | image (per frame)
-      # Of the clips that train the autoencoder, 0: data.frames. One that works frame
-      # by frame learns faster from few frames of many videos.
-      autoencoder_frames=0,
-      # An imported autoencoder instead of one that is trained: a safetensors file of
-      # tools.convert sd-vae, which does not carry scale and shift of its latents.
-      autoencoder_weights="",
-      latent_scale=1.0,
-      latent_shift=0.0,
-      autoencoder=dict(
-        channels=32,
-        downsample=(4, 8, 8),  # t, h, w
-        latent_channels=4,
-        groups=32,
-      ),
-      # Stable Diffusion's, for first_stage="image".
-      image_autoencoder=dict(
-        channels=128,
-        channel_mult=(1, 2, 4, 4),
-        res_blocks=2,
-        latent_channels=4,
-        groups=32,
-      ),
-      denoiser=_denoiser(),
-      text=dict(
-        encoder="none",  # none | small (trained with the denoiser) | clip (frozen)
-        width=768,
-        layers=12,
-        heads=12,
-        dropout=0.1,  # share of captions that training replaces by the empty one
-        weights="",  # clip: a safetensors file made by tools.convert
-      ),
-      discriminator=dict(
-        kind="frame",  # frame (2D per frame) | video (3D)
-        channels=64,
-        layers=3,
-        norm="batch",  # batch | group
-      ),
-      # weights: a safetensors file made by tools.convert, or none (opt-out).
-      perceptual=dict(weights=""),
-      motion=_motion(),
-    )
-  )
-
-
-def _denoiser() -> dict[str, object]:
-  return dict(
-    channels=256,
-    channel_mult=(1, 2, 3, 4),
-    res_blocks=3,
-    attention_downsample=(2, 4, 8),
-    heads=4,
-    head_channels=0,  # channels a head, whose number then follows; 0: `heads`
-    temporal_kernel=1,
-    temporal_length=4,  # latent frames; also the reach of relative positions
-    relative_position=True,
-    rel_pos_key_transposed=True,  # as in the released LVDM weights
-    scale_shift_norm=True,
-    resblock_updown=False,
-    transformer=False,
-    temporal_zero_init=True,  # of the transformer's temporal attention, as released
-    noise_level_classes=0,
-  )
-
-
-def _motion() -> dict[str, object]:
-  """LaMD's latent, of one map a clip, and how its generator learns of the content."""
-  return dict(
-    autoencoder=dict(
-      latent_channels=3,
-      patch=1,  # side of the squares of pixels that are one position of the finest scale
-      content_channels=64,  # 2-D encoder of the first frame
-      content_mult=(1, 2, 4),  # one a scale, finest first
-      content_blocks=2,  # a scale
-      content_attention=False,  # at the coarsest scale
-      content_groups=32,  # of its norms
-      encoder_widths=(64, 128, 256),  # 3-D encoder, one a scale, finest first
-      decoder_widths=(64, 128, 256),
-      decoder_blocks=1,  # a doubling of time
-      decoder_attention=False,  # over the motion map, before time grows
-      fusion="concat",  # concat | spade: how content enters the decoder
-      groups=16,  # of the norms of the 3-D networks
-    ),
-    normalization="batch",  # none | batch | layer | l2: of z_m, before it is decoded
-    momentum=0.1,  # of the running statistics, a step
-    content_cond="concat",  # concat | crossattn | both: how the generator gets content
-    concat_channels=64,
-    content_pool=1,  # side of the squares of content that make one token
-    context_width=768,  # of a token; with text model.text.width
-    num_classes=0,  # 0: the generator takes no class
   )
 
 
@@ -225,7 +133,9 @@ def _optim() -> ConfigDict:
 def _train() -> ConfigDict:
   return ConfigDict(
     dict(
-      mesh="dp",  # dp | fsdp | one: the first device alone
+      # dp | fsdp | fsdp_tp | frames | one (the first device alone), or sizes of data,
+      # fsdp, tensor and frames, as "data=2,fsdp=-1": see meshes.py
+      mesh="dp",
       compute="auto",  # auto (bfloat16 on GPU and TPU, float32 on CPU) | float32 | bfloat16
       remat="none",  # none | full | names
       latent_cache=False,
@@ -256,12 +166,14 @@ def defaults() -> ConfigDict:
       seed=0,
       stages=("autoencoder", "diffusion"),
       data=_data(),
-      model=_model(),
+      model=config_model.defaults(),
       loss=_loss(),
       diffusion=_diffusion(),
       # Keyframes that follow each other, and the frames between two of them.
       prediction=_conditional(sparse=4),
       interpolation=_conditional(latents=5, p_prediction=0.0, p_interpolation=0.9),
+      # Gen-1 from its video stage on: share of steps that take frames as pictures.
+      joint=ConfigDict(dict(image_share=0.125)),
       optim=dict(
         autoencoder=_optim(),
         diffusion=_optim(),
@@ -269,6 +181,12 @@ def defaults() -> ConfigDict:
         interpolation=_optim(),
         motion_autoencoder=_optim(),
         motion_diffusion=_optim(),
+        content=_optim(),
+        image=_optim(),
+        video=_optim(),
+        structure=_optim(),
+        structure_levels=_optim(),
+        prior=_optim(),
       ),
       train=_train(),
     )
@@ -292,6 +210,10 @@ def sample_defaults() -> ConfigDict:
       image="",  # a file; "": first frames of held-out clips of the run's data
       motion_from="",  # a video whose motion the image takes over; "": generated
       label=-1,  # class; -1: none
+      # For systems that edit a video (Gen-1):
+      video="",  # the file to edit; "": held-out clips of the run's data
+      structure_level=0,  # t_s: rounds of blur that its depth goes through
+      temporal_guidance=1.0,  # below 1 more frame by frame, above 1 smoother
       replace_first_frame=False,  # the image itself instead of its reconstruction
       strip=0,  # states of the chain in strip.png, from noise to the clip; 0: none
       # Videos of any length: none | autoregressive | hierarchical | sliding
@@ -321,6 +243,8 @@ def eval_defaults() -> ConfigDict:
       spacing="log_snr",
       eta=0.0,
       guidance=0.0,  # as sample.guidance
+      temporal_guidance=1.0,
+      structure_level=0,
       seed=0,
       weights="ema",
       # A named protocol (evaluation/protocol.py); "": simple features, no weights.

@@ -26,6 +26,7 @@ class Given(NamedTuple):
   labels: Sequence[int]
   images: np.ndarray | None  # [M,1,H,W,3] uint8
   motion: np.ndarray | None  # [T,H,W,3] uint8
+  depth: np.ndarray | None = None  # [M,T,H,W,1] uint8
 
 
 def _open(path: str | os.PathLike[str]) -> Image.Image:
@@ -112,6 +113,32 @@ def motion(given: Any, frames: int, size: int, resize: str) -> tuple[np.ndarray,
     video = transforms.resize(video, size, resize)
     done.append(f"{width}x{height} fitted to {size}x{size} ({resize})")
   return video, f"motion of {name}: {', '.join(done)}" if done else ""
+
+
+def content(
+  data: ConfigDict, seed: int, n: int, images: Sequence[Any], texts: Sequence[str]
+) -> tuple[np.ndarray | None, list[str]]:
+  """Reads what edited clips shall look like.
+
+  Args:
+    data: the run's `data` group.
+    seed: of the run.
+    n: clips wanted.
+    images: as `image` takes them.
+    texts: captions; with one that is not empty, no image is needed.
+
+  Returns:
+    (images [M,1,H,W,3] uint8, or None where words say it; lines to tell the user).
+    Without either, each clip is to look like the next one of the held-out clips.
+  """
+  if images:
+    read = [image(given, data.size, data.resize) for given in images]
+    return np.stack([frame for frame, _ in read]), [note for _, note in read if note]
+  if any(texts):
+    return None, []
+  frames = pipeline.clips(data, data.eval_split, n, seed)[:, :1]
+  note = "no content given: first frames of other clips of the split"
+  return np.roll(frames, -1, axis=0), [f"{note} {data.eval_split}"]
 
 
 def gather(

@@ -26,7 +26,10 @@ from lamd_jax.errors import ConfigError
 # from one start of a run to the next (steps, log periods, mesh).
 _FIXED = ("system", "seed", "data", "model", "loss", "diffusion")
 # Of these groups, what only says where or how fast the same clips are read.
-_MOVABLE = ("data.root", "data.num_threads", "data.num_workers", "data.prefetch")
+_MOVABLE = (
+  "data.root", "data.depth_root", "data.num_threads", "data.num_workers",
+  "data.prefetch",
+)  # fmt: skip
 
 _PACKAGES = ("lamd_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain",
              "numpy", "av")  # fmt: skip

@@ -35,6 +35,8 @@ def stages_of(sample: ConfigDict, config: ConfigDict) -> tuple[str, ...]:
   """
   if config.system == "lamd":
     return _motion_stages(sample, config)
+  if config.system == "gen1":
+    return _edit_stages(sample, config)
   dense = dense_stage(config)
   needed = {
     "none": ("diffusion",) if "diffusion" in config.stages else (dense,),
@@ -63,6 +65,20 @@ def _motion_stages(sample: ConfigDict, config: ConfigDict) -> tuple[str, ...]:
   return ("motion_autoencoder", "motion_diffusion")
 
 
+def _edit_stages(sample: ConfigDict, config: ConfigDict) -> tuple[str, ...]:
+  stages = [name for name in _DIFFUSERS if name in config.stages]
+  if not stages:
+    raise ConfigError(f"this run trains none of {', '.join(_DIFFUSERS)}")
+  if not sample.text:
+    return ("autoencoder", stages[-1])
+  if "prior" not in config.stages:
+    raise ConfigError(
+      f"--sample.text={sample.text}: this run trains no prior, which makes content of"
+      " words; say what it shall look like with --sample.image=FILE"
+    )
+  return ("autoencoder", stages[-1], "prior")
+
+
 def check_sample(sample: ConfigDict, config: ConfigDict) -> None:
   """Raises ConfigError if `--sample.*` does not fit the run's config."""
   for key, value in limits.leaves(sample):
@@ -72,6 +88,15 @@ def check_sample(sample: ConfigDict, config: ConfigDict) -> None:
       f"--sample.formats={sample.formats}: choose from {', '.join(FORMATS)}"
     )
   _check_steps("sample", sample, config)
+  if config.system == "gen1":
+    _check_edit(sample, config)
+    return
+  for key, off in _EDIT.items():
+    if sample[key] != off:
+      raise ConfigError(
+        f"--sample.{key}={sample[key]}: is for systems that edit videos, such as gen1;"
+        f" this run is one of {config.system}"
+      )
   if config.model.text.encoder == "none" and sample.text:
     raise ConfigError(
       f"--sample.text={sample.text}: this run's model takes no text"
@@ -90,6 +115,50 @@ def check_sample(sample: ConfigDict, config: ConfigDict) -> None:
     _check_short(sample, config)
   else:
     _check_long(sample, config)
+
+
+_DIFFUSERS = ("image", "video", "structure", "structure_levels")
+# What only makes sense where a video is edited, and the value that means off.
+_EDIT = {"video": "", "structure_level": 0, "temporal_guidance": 1.0}
+
+
+def _check_edit(sample: ConfigDict, config: ConfigDict) -> None:
+  if sample.text and sample.image:
+    raise ConfigError(
+      f"--sample.text={sample.text}: and --sample.image={sample.image} both say what it"
+      " shall look like; take one of them out"
+    )
+  check_structure_level("sample", sample, config)
+  if sample.temporal_guidance != 1 and edit_stage(config) == "image":
+    raise ConfigError(
+      f"--sample.temporal_guidance={sample.temporal_guidance}: this run trains no video"
+      " model; leave it at 1"
+    )
+  for key in ("long", "label", "motion_from", "strip", "replace_first_frame"):
+    off = "none" if key == "long" else _ANIMATION[key]
+    if sample[key] != off:
+      raise ConfigError(f"--sample.{key}={sample[key]}: not for gen1; leave it at {off!r}")
+  if sample.frames not in (0, config.data.frames):
+    raise ConfigError(
+      f"--sample.frames={sample.frames}: clips of held-out structure have"
+      f" {config.data.frames} frames; leave it at 0"
+    )
+
+
+def edit_stage(config: ConfigDict) -> str:
+  """Returns the stage that a run of gen1 draws its clips from."""
+  return [name for name in _DIFFUSERS if name in config.stages][-1]
+
+
+def check_structure_level(flag: str, group: ConfigDict, config: ConfigDict) -> None:
+  """Raises ConfigError where a run was not trained at this level of its structure."""
+  trained = {"structure": 0, "structure_levels": config.model.structure.levels}
+  highest = trained.get(edit_stage(config), 0)
+  if group.structure_level > highest:
+    raise ConfigError(
+      f"--{flag}.structure_level={group.structure_level}: this run was trained with"
+      f" levels up to {highest}"
+    )
 
 
 # What only makes sense where an image is made to move, and the value that means off.
@@ -187,6 +256,8 @@ def check_eval(evaluation: ConfigDict, config: ConfigDict) -> None:
   """Raises ConfigError if `--eval.*` does not fit the run's config."""
   for key, value in limits.leaves(evaluation):
     limits.check_leaf("eval", key, value)
+  if config.system == "gen1":
+    check_structure_level("eval", evaluation, config)
   _check_steps("eval", evaluation, config)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from lamd_jax import limits
+from lamd_jax import meshes
 from lamd_jax.errors import ConfigError
 
 
@@ -29,6 +30,17 @@ _NEVER_FLIPPED = {
 
 def _check_world(config: ConfigDict) -> None:
   data = config.data
+  if data.depth == "world" and data.source != "procedural":
+    fail("data.depth", "world", f"data.source={data.source} is no procedural world")
+  if data.captions == "appearance" and (data.source, data.world) != (
+    "procedural", "cater"
+  ):  # fmt: skip
+    fail("data.captions", "appearance", "is of the procedural world cater alone")
+  if data.depth == "files" and data.source in ("procedural", "tfds", "array_record"):
+    fail("data.depth", "files",
+         f"data.source={data.source} has no files that depth could lie beside")  # fmt: skip
+  if data.depth == "files" and not data.depth_root:
+    fail("data.depth", "files", "set data.depth_root to the folder that holds them")
   if data.flip and data.source in _NEVER_FLIPPED:
     fail("data.flip", True, f"{_NEVER_FLIPPED[data.source]}, which a flip would make"
          " wrong; set it to False")  # fmt: skip
@@ -50,7 +62,10 @@ def _check_world(config: ConfigDict) -> None:
 _STAGES = {
   "lvdm": ("autoencoder", "diffusion", "prediction", "interpolation"),
   "lamd": ("motion_autoencoder", "motion_diffusion"),
-}
+  "gen1": (
+    "autoencoder", "content", "image", "video", "structure", "structure_levels", "prior",
+  ),
+}  # fmt: skip
 
 
 def _check_lvdm(config: ConfigDict) -> None:
@@ -101,7 +116,39 @@ def _check_lamd(config: ConfigDict) -> None:
   _check_text(config, config.model.text.encoder != "none")
 
 
-_MODELS = {"lvdm": _check_lvdm, "lamd": _check_lamd}
+_STRUCTURED = {"structure", "structure_levels"}
+
+
+def _check_gen1(config: ConfigDict) -> None:
+  model, data, stages = config.model, config.data, config.stages
+  if model.first_stage != "image":
+    fail("model.first_stage", model.first_stage, "must be image: gen1 encodes frames")
+  if _STRUCTURED & set(stages) and data.depth == "none" and (
+    not model.structure.depth_weights
+  ):
+    fail("data.depth", "none",
+         "the stages of structure need depth: world, files, or a network,"
+         " model.structure.depth_weights=FILE")  # fmt: skip
+  if data.frames > model.denoiser.frame_positions:
+    fail("data.frames", data.frames,
+         f"more than model.denoiser.frame_positions={model.denoiser.frame_positions}")  # fmt: skip
+  if model.content.encoder == "clip" and "content" in stages:
+    fail("stages", stages, "content trains the small encoder; take it out, or set"
+         " model.content.encoder=small")  # fmt: skip
+  wanted = {"small": "words", "clip": "clip"}[model.content.encoder]
+  reads_text = {"content", "prior"} & set(stages)
+  if reads_text and data.tokenizer != wanted:
+    fail("data.tokenizer", data.tokenizer,
+         f"must be {wanted} with model.content.encoder={model.content.encoder}")  # fmt: skip
+  if model.denoiser_weights and "image" not in stages:
+    fail("model.denoiser_weights", model.denoiser_weights,
+         "is what the stage image starts from, which is not among the stages")  # fmt: skip
+  _check_sizes(config)
+  _check_denoiser(config)
+  _check_imported(config)
+
+
+_MODELS = {"lvdm": _check_lvdm, "lamd": _check_lamd, "gen1": _check_gen1}
 
 
 def factors(config: ConfigDict) -> tuple[int, int, int]:
@@ -217,6 +264,17 @@ def _check_optim(config: ConfigDict, devices: int) -> None:
            f"longer than optim.{stage}.steps={optim.steps}")  # fmt: skip
 
 
+def _check_frames(config: ConfigDict, devices: int) -> None:
+  """A clip must be cut evenly in time, in pixels and in latents."""
+  parts = meshes.sizes(config.train.mesh, devices)["frames"]
+  time = 1 if config.system == "lamd" else factors(config)[0]
+  if parts > 1 and config.data.frames % (parts * time):
+    fail("data.frames", config.data.frames,
+         f"not divisible by {parts} x {time}, the devices that share a clip under"
+         f" train.mesh={config.train.mesh} x the frames of a latent; take fewer devices"
+         " for frames")  # fmt: skip
+
+
 def _check_diffusion(config: ConfigDict) -> None:
   diffusion = config.diffusion
   if diffusion.beta_start >= diffusion.beta_end:
@@ -238,4 +296,5 @@ def check_config(config: ConfigDict, devices: int) -> None:
   _check_world(config)
   _MODELS[config.system](config)
   _check_diffusion(config)
-  _check_optim(config, 1 if config.train.mesh == "one" else devices)
+  _check_frames(config, devices)
+  _check_optim(config, meshes.batch_parts(config.train.mesh, devices))

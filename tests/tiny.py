@@ -80,3 +80,29 @@ def lamd_config(**overrides):
     "model__discriminator__kind": "video", "model__discriminator__norm": "group",
     **overrides,
   })  # fmt: skip
+
+
+def gen1_config(**overrides):
+  """Gen-1 on the captioned world: 4 frames of 16x16, latents of 4x4x2."""
+  return config(**{
+    "system": "gen1",
+    "stages": ("autoencoder", "content", "image", "video", "structure",
+               "structure_levels", "prior"),
+    "data__world": "cater", "data__world_mode": "v1", "data__tokenizer": "words",
+    "data__captions": "appearance", "data__tokens": 24, "data__vocabulary_size": 256,
+    "data__depth": "world", "model__first_stage": "image",
+    "model__image_autoencoder__channels": 4,
+    "model__image_autoencoder__channel_mult": (1, 1, 2),
+    "model__image_autoencoder__res_blocks": 1,
+    "model__image_autoencoder__latent_channels": 2,
+    "model__image_autoencoder__groups": 4,
+    "model__denoiser__scale_shift_norm": False,
+    "model__content__width": 8, "model__content__image_channels": 8,
+    "model__content__text_width": 8, "model__content__text_heads": 2,
+    "model__content__tokens": 2, "model__content__context_width": 8,
+    "model__structure__levels": 3,
+    "model__prior__kind": "regressor", "model__prior__width": 8,
+    "loss__gan_weight": 0.0, "diffusion__prediction": "v",
+    "optim__content__ema_decay": 0.0,
+    **overrides,
+  })  # fmt: skip

@@ -55,6 +55,9 @@ def _batch(
     jax.ShapeDtypeStruct((rows,), jnp.int32),
     jax.ShapeDtypeStruct((rows,), jnp.int32) if config.model.motion.num_classes else None,
     tokens,
+    jax.ShapeDtypeStruct((*shape[:-1], 1), jnp.uint8)
+    if data.depth != "none"
+    else None,
   )
   if config.train.latent_cache and stage.trains_on_latents:
     return jax.eval_shape(stage.encode, frozen, batch)

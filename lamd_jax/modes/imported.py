@@ -14,13 +14,21 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from lamd_jax.errors import WeightsError
+from lamd_jax.interchange import clip_image
 from lamd_jax.interchange import clip_text
+from lamd_jax.interchange import dpt
 from lamd_jax.interchange import keys
 from lamd_jax.interchange import lvdm_autoencoder
 from lamd_jax.interchange import perceptual
 from lamd_jax.interchange import safetensors_file
+from lamd_jax.interchange import sd_unet
+from lamd_jax.networks import clip_text as clip_text_network
 from lamd_jax.networks import perceptual as perceptual_network
+from lamd_jax.networks.dpt import DPT_LARGE
 from lamd_jax.nn import initializers
+from lamd_jax.systems import content as content_lib
+from lamd_jax.systems import gen1
+from lamd_jax.systems import gen1_stages
 from lamd_jax.systems import latent_clips
 from lamd_jax.systems import text as text_lib
 
@@ -41,7 +49,11 @@ def find(path: str, workdir: epath.Path) -> str:
 def names(config: ConfigDict) -> tuple[str, ...]:
   """Returns what sampling and training on latents import."""
   own = () if not config.model.autoencoder_weights else ("autoencoder",)
-  return (*own, *text_lib.Text(config, jnp.float32, "").imported)
+  if config.system != "gen1":
+    return (*own, *text_lib.Text(config, jnp.float32, "").imported)
+  content = () if config.model.content.encoder == "small" else ("clip_image", "clip_text")
+  depth = (gen1.DEPTH,) if config.model.structure.depth_weights else ()
+  return (*own, *content, *depth)
 
 
 def _autoencoder(config: ConfigDict, workdir: epath.Path) -> Tree:
@@ -76,10 +88,35 @@ def how_to_get_autoencoder(path: str) -> str:
   )
 
 
+def _clip_text_network(config: ConfigDict) -> clip_text_network.ClipText:
+  if config.system == "gen1":
+    return content_lib.CLIP[config.model.content.network][1]
+  return text_lib.Text(config, jnp.float32, "").network
+
+
 def _clip_text(config: ConfigDict, workdir: epath.Path) -> Tree:
-  path = find(config.model.text.weights, workdir)
-  network = text_lib.Text(config, jnp.float32, "").network
-  return {"params": clip_text.load(path, network)}
+  path = config.model.text.weights
+  if config.system == "gen1":
+    path = config.model.content.text_weights
+  return {"params": clip_text.load(find(path, workdir), _clip_text_network(config))}
+
+
+def _clip_image(config: ConfigDict, workdir: epath.Path) -> Tree:
+  path = find(config.model.content.image_weights, workdir)
+  network = content_lib.CLIP[config.model.content.network][0]
+  return {"params": clip_image.load(path, network)}
+
+
+def _depth(config: ConfigDict, workdir: epath.Path) -> Tree:
+  path = find(config.model.structure.depth_weights, workdir)
+  return {"params": dpt.load(path, DPT_LARGE)}
+
+
+def _image_denoiser(config: ConfigDict, workdir: epath.Path) -> Tree:
+  path = find(config.model.denoiser_weights, workdir)
+  stage = gen1_stages.Gen1Stage(gen1.Gen1(config), "image")
+  initial = stage.init(config.seed)[0]["denoiser"]
+  return {"params": {"denoiser": sd_unet.load(path, initial)}, "extras": {}}
 
 
 def _perceptual(config: ConfigDict, workdir: epath.Path) -> Tree:
@@ -96,6 +133,9 @@ def _scalars() -> Tree:
 LOAD: dict[str, Callable[[ConfigDict, epath.Path], Tree]] = {
   "autoencoder": _autoencoder,
   "clip_text": _clip_text,
+  "clip_image": _clip_image,
+  gen1.DEPTH: _depth,
+  gen1_stages.IMPORTED: _image_denoiser,
   "perceptual": _perceptual,
 }
 
@@ -105,12 +145,16 @@ SHAPES: dict[str, Callable[[ConfigDict], Tree]] = {
     "params": {"generator": _autoencoder_shapes(config)}, "extras": _scalars()
   },
   "clip_text": lambda config: {
-    "params": clip_text.shapes(text_lib.Text(config, jnp.float32, "").network)
+    "params": clip_text.shapes(_clip_text_network(config))
   },
+  "clip_image": lambda config: {
+    "params": clip_image.shapes(content_lib.CLIP[config.model.content.network][0])
+  },
+  gen1.DEPTH: lambda config: {"params": dpt.shapes(DPT_LARGE)},
   "perceptual": lambda config: {"params": perceptual_network.shapes()},
 }  # fmt: skip
 
 
 def is_imported(name: str, config: ConfigDict) -> bool:
   """Whether weights of this name come from a file and not from an earlier stage."""
-  return name in ("perceptual", *names(config))
+  return name in ("perceptual", gen1_stages.IMPORTED, *names(config))

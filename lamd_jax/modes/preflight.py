@@ -34,7 +34,7 @@ def _missing_data(config: ConfigDict) -> str:
 def _missing_autoencoder(config: ConfigDict, workdir: epath.Path) -> str:
   path = config.model.autoencoder_weights
   ours = "autoencoder" in config.stages or (workdir / "autoencoder").exists()
-  if config.system != "lvdm" or ours:
+  if config.system not in ("lvdm", "gen1") or ours:
     return ""
   if path and pathlib.Path(imported.find(path, workdir)).is_file():
     return ""

@@ -60,6 +60,8 @@ def _earlier(
   """Loads the weights the stage goes on from; None for none, or once it has begun."""
   if not stage.starts_from or checkpoints.steps(workdir / stage.name):
     return None
+  if imported.is_imported(stage.starts_from, config):
+    return imported.LOAD[stage.starts_from](config, workdir)
   verify = config.train.checkpoint_verify
   return checkpoints.load_weights(workdir / stage.starts_from, "ema", verify)
 
@@ -97,8 +99,11 @@ def _preview_batch(
     texts = pipeline.captions(data, data.eval_split, count, config.seed)
     tokens = np.stack([tokenize(text) for text in texts])
   labels = pipeline.labels(data, data.eval_split, count, config.seed)
+  depth = None
+  if data.depth != "none":
+    depth = pipeline.depths(data, data.eval_split, count, config.seed)
   index = np.arange(len(video), dtype=np.int32)
-  return types.VideoBatch(video, index, labels, tokens)
+  return types.VideoBatch(video, index, labels, tokens, depth)
 
 
 def _endless_pixels(

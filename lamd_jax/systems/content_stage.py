@@ -30,7 +30,8 @@ class ContentStage:
   variants = ("video",)
   starts_from = ""
   trains_on_latents = False
-  encoded_by = ""
+  encoded_by = ()
+  cached_as = ""
 
   def __init__(self, content: content_lib.Content, config: Any):
     self._content = content

@@ -53,7 +53,7 @@ class DenoiserStage:
   def _preview_settings(self) -> SamplerSettings:
     return SamplerSettings(
       "dpmpp_2m", self._config.train.preview_steps, eta=0.0, spacing="log_snr",
-      guidance=self._config.diffusion.guidance,
+      guidance=self._config.diffusion.guidance, temporal_guidance=1.0,
     )  # fmt: skip
 
   def finish(

@@ -9,6 +9,7 @@ import jax
 
 from lamd_jax import rng
 from lamd_jax import types
+from lamd_jax.systems import gen1
 from lamd_jax.systems import lamd
 from lamd_jax.systems import lvdm
 from lamd_jax.systems import sampling
@@ -57,4 +58,4 @@ class System(Protocol):
     """Latents that no denoiser has seen: the baseline one must beat."""
 
 
-SYSTEMS = {"lvdm": lvdm.LVDM, "lamd": lamd.LaMD}
+SYSTEMS = {"lvdm": lvdm.LVDM, "lamd": lamd.LaMD, "gen1": gen1.Gen1}

@@ -25,6 +25,7 @@ class SamplerSettings:
   eta: float  # DDIM's noise: 0 deterministic, 1 as DDPM
   spacing: str  # where the chain stops: a key of grid.SPACINGS
   guidance: float  # classifier-free guidance; 1: off
+  temporal_guidance: float  # Gen-1's, between its image and its video model; 1: off
 
 
 def chain(
@@ -37,17 +38,19 @@ def chain(
   conditions: types.Conditions,
   constraint: constraints.Constraint | None,
   return_states: bool = False,
+  start: jax.Array | None = None,
 ) -> jax.Array:
   """Runs one chain per entry of `index` [B]; returns z0 [B, *shape], or with
   `return_states` the states after each step, [S, B, *shape].
 
   Entry i depends on the streams and on index[i] alone, not on its batch. `denoise` is
-  guided already; `settings.guidance` is for who calls.
+  guided already; `settings.guidance` is for who calls. `start` is the first state,
+  noise if None.
   """
   return samplers.SAMPLERS[settings.sampler](
     denoise,
     process,
-    streams.normal("start", index, shape),
+    streams.normal("start", index, shape) if start is None else start,
     conditions,
     grid=grid_lib.make(process, settings.steps, settings.spacing),
     noise=lambda i: rng.Streams(streams.root, i).normal("chain", index, shape),

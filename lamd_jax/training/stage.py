@@ -57,7 +57,8 @@ class Stage(Protocol):
   averaged: tuple[str, ...]  # those of `groups` that keep a moving average
   needs: tuple[str, ...]  # earlier stages and imported networks: keys of `frozen`
   variants: tuple[str, ...]  # static forms of the step; one compiled step each
-  starts_from: str  # an earlier stage whose weights this one goes on from; "" for none
+  # An earlier stage, or imported weights, from which this one goes on; "" for none.
+  starts_from: str
   frames: int  # of a training clip
   trains_on_latents: bool  # it has `encode`, and takes LatentBatches as well
   encoded_by: tuple[str, ...]  # those of `needs` whose weights `encode` reads

@@ -13,7 +13,7 @@ from lamd_jax.systems import sampling
 
 import tiny
 
-SETTINGS = sampling.SamplerSettings("ddim", 3, 0.0, "trailing", 1.0)
+SETTINGS = sampling.SamplerSettings("ddim", 3, 0.0, "trailing", 1.0, 1.0)
 
 
 def _random_weights(system):
@@ -39,7 +39,7 @@ STREAMS = rng.Streams(rng.root(0), jnp.int32(0))
 
 
 def sample(system, weights, prompt, guidance=1.0, index=(0, 1)):
-  settings = sampling.SamplerSettings("ddim", 3, 0.0, "trailing", guidance)
+  settings = sampling.SamplerSettings("ddim", 3, 0.0, "trailing", guidance, 1.0)
   run = jax.jit(lambda w, i, p: system.sample_latents(w, STREAMS, i, p, settings, 0))
   return np.asarray(run(weights, jnp.array(index), prompt))
 

@@ -15,7 +15,7 @@ from lamd_jax.systems import sampling
 import tiny
 
 INDEX = jnp.arange(2)
-SETTINGS = sampling.SamplerSettings("ddim", 3, 0.0, "trailing", 1.0)
+SETTINGS = sampling.SamplerSettings("ddim", 3, 0.0, "trailing", 1.0, 1.0)
 
 
 def config(**overrides):

@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gen-1: structure- and content-guided video (Esser et al., arXiv 2302.03011).
+
+A clip's structure s is its depth, its content c an image embedding; the model draws
+clips from p(x | s, c) (section 3 of the paper). Training takes both from one clip. An
+edit takes s from the clip to be edited and c from a picture or, through a prior, from
+words. Neither code nor weights were released; where the paper is silent the docstrings
+say what we chose. How the stages are trained is in `gen1_stages.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lamd_jax import rng
+from lamd_jax import types
+from lamd_jax.diffusion import constraints
+from lamd_jax.diffusion import guidance as guidance_lib
+from lamd_jax.diffusion import process as process_lib
+from lamd_jax.networks.dpt import DPT_LARGE
+from lamd_jax.nn import content_tokens
+from lamd_jax.nn import latent_norm
+from lamd_jax.ops import blur_pyramid
+from lamd_jax.ops import depth as depth_lib
+from lamd_jax.systems import autoencoder_stage
+from lamd_jax.systems import content as content_lib
+from lamd_jax.systems import content_stage
+from lamd_jax.systems import gen1_blocks
+from lamd_jax.systems import latent_clips
+from lamd_jax.systems import parameter_groups
+from lamd_jax.systems import pixels
+from lamd_jax.systems import prior as prior_lib
+from lamd_jax.systems import prior_stage
+from lamd_jax.systems import sampling
+from lamd_jax.systems.gen1_stages import DEPTH
+from lamd_jax.systems.gen1_stages import DIFFUSERS
+from lamd_jax.systems.gen1_stages import Gen1Stage
+from lamd_jax.systems.gen1_stages import LEVEL_CHANNELS
+from lamd_jax.systems.gen1_stages import STRUCTURED
+from lamd_jax.training import stage as stage_lib
+
+Tree = stage_lib.Tree
+Denoiser = Callable[[jax.Array, jax.Array, types.Conditions], jax.Array]
+
+
+class Gen1(latent_clips.LatentClips):
+  """The networks of one config, its stages in order, and how to sample from them.
+
+  Args:
+    config: the run's config (`lamd_jax.config.defaults()` lists the keys).
+    dtype: compute dtype of the networks; parameters stay float32.
+  """
+
+  animates_images = False
+
+  def __init__(self, config: Any, dtype: Any = jnp.float32):
+    super().__init__(config, dtype)
+    self._dtype = dtype
+    model = config.model
+    self.process = process_lib.from_config(config.diffusion)
+    self.content = content_lib.Content(config, dtype)
+    self.prior = prior_lib.Prior(config, self.content, dtype)
+    self.unet = gen1_blocks.unet(
+      dict(model.denoiser), self.latent_shape[-1], remat=config.train.remat, dtype=dtype
+    )
+    # Depth of videos that come without.
+    self.estimates_depth = bool(model.structure.depth_weights)
+    self.projector = content_tokens.ContentTokens(
+      model.content.tokens, model.content.context_width, dtype
+    )
+
+  @property
+  def diffuser(self) -> str:
+    """The stage that clips are drawn from: the last of a config's diffusion stages."""
+    trained = [name for name in DIFFUSERS if name in self.config.stages]
+    return trained[-1] if trained else ""
+
+  @property
+  def structured(self) -> bool:
+    """Whether clips are drawn for a given depth."""
+    return self.diffuser in STRUCTURED
+
+  @property
+  def generates_with(self) -> tuple[str, ...]:
+    """Stages that sampling needs, of those that this config trains."""
+    content = (content_lib.STAGE,) if self.content.trained else ()
+    prior = (prior_lib.STAGE,) if prior_lib.STAGE in self.config.stages else ()
+    diffuser = (self.diffuser,) if self.diffuser else ()
+    return ("autoencoder", *content, *diffuser, *prior)
+
+  def stages(self) -> list[stage_lib.Stage]:
+    """Returns the stages in training order."""
+    autoencoder = autoencoder_stage.AutoencoderStage(self.autoencoder, self.config)
+    content = []
+    if self.content.trained:
+      content = [content_stage.ContentStage(self.content, self.config)]
+    prior = prior_stage.PriorStage(self.prior, self.config)
+    diffusers = [Gen1Stage(self, name) for name in DIFFUSERS]
+    return [autoencoder, *content, *diffusers, prior]
+
+  def denoiser(self, params: Mapping[str, Tree], mode: str) -> Denoiser:
+    """The network on groups "denoiser" and "temporal"; mode "image" needs no latter."""
+    whole = params["denoiser"]
+    if mode == "video":
+      whole = parameter_groups.merge(whole, params["temporal"])
+    return lambda z, t, conditions: self.unet.apply(
+      {"params": whole}, z, t, conditions, mode
+    )
+
+  def tokens(
+    self, params: Mapping[str, Tree], extras: Tree, embedding: jax.Array, keep: jax.Array
+  ) -> jax.Array:
+    """The context [B,N,D'] of unit rows `embedding` [B,D]; null where `keep` [B] is not.
+
+    Embeddings are normalised channel by channel with the data's statistics, since those
+    of CLIP have a mean far from 0 and a few channels that outweigh the rest.
+    """
+    of = latent_norm.Moments(
+      extras["embedding_mean"], extras["embedding_variance"]
+    )
+    normal = latent_norm.NORMALIZE["batch"](embedding, of)
+    return self.projector.apply({"params": params["projector"]}, normal, keep)
+
+  def depth(self, weights: stage_lib.Frozen, video: jax.Array) -> jax.Array:
+    """Estimates the depth of clips [B,T,H,W,3] uint8, [B,T,H,W,1] uint8, near is white.
+
+    Monocular, frame by frame (section 3.2), put on one scale a clip.
+    """
+    height, width = video.shape[2:4]
+    frames = depth_lib.prepare(
+      video.reshape(-1, height, width, 3), DPT_LARGE.size, 2 * DPT_LARGE.patch
+    )
+    params = weights[DEPTH]["params"]
+    found = DPT_LARGE.clone(dtype=self._dtype).apply({"params": params}, frames)
+    found = depth_lib.restore(found, height, width)
+    return depth_lib.normalise(found.reshape(video.shape[:-1]))
+
+  def structure(
+    self, weights: stage_lib.Frozen, depth: jax.Array, level: jax.Array
+  ) -> jax.Array:
+    """What joins z on channels: [B,T,h,w,c+LEVEL_CHANNELS].
+
+    Depth goes through the autoencoder of the pixels, as a grey picture, once it is
+    degraded (section 3.2 of the paper); how far, a few more channels say.
+
+    Args:
+      weights: of the autoencoder.
+      depth: [B,T,H,W,1] uint8.
+      level: [B] int32, t_s in [0, model.structure.levels].
+    """
+    levels = self.config.model.structure.levels
+    grey = blur_pyramid.degrade(pixels.to_float(depth), level, levels)
+    params = weights["autoencoder"]["params"]["generator"]
+    mean, _ = self.encode(params, jnp.repeat(grey, 3, axis=-1))
+    z = self.to_latent(weights, mean)
+    angle = level[:, None] * np.pi * np.array([0.5, 0.25]) / levels
+    told = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+    told = jnp.broadcast_to(
+      told[:, None, None, None].astype(z.dtype), (*z.shape[:-1], LEVEL_CHANNELS)
+    )
+    return jax.lax.stop_gradient(jnp.concatenate([z, told], axis=-1))
+
+  def embedding(
+    self,
+    weights: stage_lib.Frozen,
+    streams: rng.Streams,
+    index: jax.Array,
+    prompt: types.Prompt,
+  ) -> jax.Array:
+    """Content of a prompt, unit rows [B,D]: of its picture, or of its words."""
+    if prompt.image is not None:
+      return self.content.images(weights, prompt.image[:, 0])
+    return self.prior.sample_embedding(weights, streams, index, prompt.tokens)
+
+  def sample_latents(
+    self,
+    weights: stage_lib.Frozen,
+    streams: rng.Streams,
+    index: jax.Array,
+    prompt: types.Prompt,
+    settings: sampling.SamplerSettings,
+    frames: int,
+  ) -> jax.Array:
+    """Runs `draw` on the last of the trained stages; see there."""
+    return self.draw(
+      self.diffuser, weights, streams, index, prompt, settings, frames, None, None
+    )
+
+  def draw(
+    self,
+    name: str,
+    weights: stage_lib.Frozen,
+    streams: rng.Streams,
+    index: jax.Array,
+    prompt: types.Prompt,
+    settings: sampling.SamplerSettings,
+    frames: int,
+    start: jax.Array | None,
+    constraint: constraints.Constraint | None,
+  ) -> jax.Array:
+    """Runs one chain per entry of `index` [B]; returns latents [B,T,h,w,c].
+
+    Entry i depends on the streams, index[i] and row i of the prompt alone, not on its
+    batch. Guidance drops the content and never the structure (section 3.4).
+
+    Args:
+      name: the stage to draw from.
+      weights: of the finished stages.
+      streams: random streams.
+      index: [B] int32.
+      prompt: an image or tokens say what the clip looks like; of a model with structure
+        `depth` and `structure_level` say what is where.
+      settings: of the chain; static.
+      frames: the length, 0: that of the depth, or as trained; static.
+      start: the state that the chain starts from; None: noise.
+      constraint: what the states are held to, see `diffusion.constraints`.
+    """
+    params, extras = weights[name]["params"], weights[name]["extras"]
+    ones = jnp.ones(index.shape, bool)
+    embedding = self.embedding(weights, streams, index, prompt)
+    conditions = types.Conditions(context=self.tokens(params, extras, embedding, ones))
+    null = self.tokens(params, extras, embedding, ~ones)
+    if name in STRUCTURED:
+      depth = self.structure(weights, prompt.depth, prompt.structure_level)
+      conditions = conditions._replace(concat=depth)
+      frames = depth.shape[1]
+    image = self.denoiser(params, "image")
+    denoise = guidance_lib.three_term(
+      image if name == "image" else self.denoiser(params, "video"),
+      image,
+      lambda c: c._replace(context=null),
+      settings.guidance,
+      settings.temporal_guidance,
+    )
+    shape = (frames or self.latent_shape[0], *self.latent_shape[1:])
+    return sampling.chain(
+      denoise, self.process, settings, streams, index, shape, conditions, constraint,
+      start=start,
+    )  # fmt: skip
