@@ -19,6 +19,7 @@ from lamd_jax.data import pipeline
 from lamd_jax.evaluation import caption_following
 from lamd_jax.evaluation import clip_report
 from lamd_jax.evaluation import tracked_precision
+from lamd_jax.modes import evaluate_protocol
 from lamd_jax.training import compile_cache
 
 _SHOWN = 6  # clips of each kind in the gallery
@@ -235,5 +236,10 @@ def report(
 def run(config: ConfigDict, workdir: epath.Path, evaluation: ConfigDict) -> int:
   """Returns the exit code."""
   compile_cache.enable()
-  report(config, workdir, evaluation)
+  if not evaluation.protocol:
+    report(config, workdir, evaluation)
+    return 0
+  evaluate_protocol.check(evaluation, config)  # before weights are read
+  model = api.from_workdir(config, workdir, evaluation.weights)
+  evaluate_protocol.report(model, config, workdir, evaluation)
   return 0

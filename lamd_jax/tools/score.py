@@ -49,7 +49,7 @@ from lamd_jax.tools import score_selftest
 from lamd_jax.training import compile_cache
 
 
-def _changes(texts: Sequence[str], preset: Protocol) -> dict[str, Any]:
+def changes(texts: Sequence[str], preset: Protocol) -> dict[str, Any]:
   """Reads --set FIELD=VALUE, in the type that the preset's field has."""
   found, fields = {}, dataclasses.asdict(preset)
   for text in texts:
@@ -86,7 +86,7 @@ def report(protocol: Protocol, options: argparse.Namespace) -> dict[str, Any]:
 def run(options: argparse.Namespace) -> dict[str, Any]:
   """Scores, prints and writes the report; nothing is written before all is known."""
   preset = protocol_lib.find(options.protocol)
-  protocol = preset.changed(_changes(options.set, preset))
+  protocol = preset.changed(changes(options.set, preset))
   if options.out and options.out.suffix != ".json":
     raise ConfigError(f"--out={options.out}: the name must end in .json")
   compile_cache.enable()

@@ -91,7 +91,7 @@ class Run:
   def __init__(self, protocol: Protocol, options: argparse.Namespace):
     params, self.weights = load_weights(protocol, options.weights)
     self._protocol = protocol
-    self._extract = extractors.Extractor(protocol, params, options.batch)
+    self.extract = extractors.Extractor(protocol, params, options.batch)
     self._cache = cache_folder(options.cache)
     self._digests: dict[int, str] = {}
 
@@ -136,7 +136,7 @@ class Run:
       finally:
         console.line()  # an error starts a line of its own
 
-    features = np.concatenate(list(self._extract(supply())))
+    features = np.concatenate(list(self.extract(supply())))
     moves = np.array([row[:-1] for row in seen])
     colours = motion.mean(seen).histogram
     made = Made(features, moves, colours, np.stack(thumbs), np.array(sizes[0]))
@@ -185,16 +185,16 @@ def pick_reals(
   count = score_inputs.enough(protocol, "reals", path, len(everything))
   if not protocol.reals and videos == count and sampling == "first":
     half = count // 2
-    return Reals(everything[:count], everything[half : 2 * half], _HALVES)
+    return Reals(everything[:count], everything[half : 2 * half], HALVES)
   longer, _ = place(2 * count)
   if len(longer) < 2 * count:
     half = count // 2
-    return Reals(longer[:count], longer[half : 2 * half], _HALVES)
+    return Reals(longer[:count], longer[half : 2 * half], HALVES)
   how = "other real videos" if 2 * count <= videos else "other draws of the same videos"
   return Reals(longer[:count], longer[count:], how)
 
 
-_HALVES = "disjoint halves, so at half the number"
+HALVES = "disjoint halves, so at half the number"
 
 
 def report(protocol: Protocol, options: argparse.Namespace) -> dict[str, Any]:
@@ -233,7 +233,7 @@ def report(protocol: Protocol, options: argparse.Namespace) -> dict[str, Any]:
   found["real"] = score_inputs.about(
     options.real, real, reals.where, base.moves, run.digest(real)
   )
-  halves = reals.how == _HALVES
+  halves = reals.how == HALVES
   other = base
   if not halves:
     other = run("floor", real, reals.other, protocol.stride)
@@ -282,7 +282,7 @@ def _from_features(protocol: Protocol, options: argparse.Namespace) -> dict[str,
   half = len(sets["real"]) // 2
   rows = {
     "fakes": (sets["real"], sets["fake"]),
-    f"floor: {_HALVES}": (sets["real"][:half], sets["real"][half : 2 * half]),
+    f"floor: {HALVES}": (sets["real"][:half], sets["real"][half : 2 * half]),
   }
   _fill(found, protocol, rows, options)
   return found

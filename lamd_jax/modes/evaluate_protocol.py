@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: Apache-2.0
+"""--mode=evaluate --eval.protocol=NAME: a run's clips under a named protocol.
+
+Clips are made, written to WORKDIR/eval/NAME-TASK/{reals,fakes} as npz files, and scored
+by what tools.score is made of, so that both give the same number for the same clips.
+
+  generation      as many clips as the protocol asks for, else --eval.clips
+  reconstruction  held-out clips through the autoencoder, with PSNR and SSIM
+  long            segment k of all long videos against ordinary real clips
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+import pathlib
+import shutil
+from typing import Any, NamedTuple
+
+from etils import epath
+from ml_collections import ConfigDict
+import numpy as np
+
+from lamd_jax import api
+from lamd_jax import config as config_lib
+from lamd_jax import line_plot
+from lamd_jax import media
+from lamd_jax import sample_checks
+from lamd_jax.data import pipeline
+from lamd_jax.errors import ConfigError
+from lamd_jax.errors import WeightsError
+from lamd_jax.evaluation import clip_sources
+from lamd_jax.evaluation import protocol as protocol_lib
+from lamd_jax.evaluation import scoring
+from lamd_jax.evaluation.protocol import Protocol
+from lamd_jax.tools import score
+from lamd_jax.tools import score_inputs
+from lamd_jax.tools import score_page
+from lamd_jax.tools import score_run
+from lamd_jax.training.console import Console
+
+_BLOCK = 64  # clips a file, and a call of the model
+_MOST_TRAINING = 2048  # videos among which neighbours are sought
+# Extractor -> the key of --eval.* that names its file.
+_WEIGHTS = {
+  "i3d_kinetics400": "weights_i3d", "c3d_ucf101": "weights_c3d",
+  "pairs_lpips": "weights_lpips", "clip_b32": "weights_clip_image",
+  "clip_l14": "weights_clip_image", "clip_h14": "weights_clip_image",
+}  # fmt: skip
+_OF_PAIRS = ("pairs", "pairs_lpips")
+_OF_SETS = ("i3d_kinetics400", "random_i3d", "random_small")
+
+
+class Reals(NamedTuple):
+  """Clips of the run's data, taken as the protocol says."""
+
+  clips: np.ndarray  # [N,T,H,W,3] uint8
+  texts: list[str]  # [] of a run without text
+  labels: np.ndarray | None
+  record: dict[str, Any]
+
+
+def check(evaluation: ConfigDict, config: ConfigDict) -> Protocol:
+  """Returns the protocol that is asked for.
+
+  Raises:
+    ConfigError: it does not exist, or does not fit the run or the task.
+  """
+  preset = protocol_lib.find(evaluation.protocol)
+  texts = [text for text in evaluation.changes.split(",") if text]
+  protocol = preset.changed(score.changes(texts, preset))
+  flag, task = f"--eval.protocol={protocol.name}", evaluation.task
+  if protocol.extractor in protocol_lib.FROM_FILE:
+    raise ConfigError(f"{flag}: its features come from a file; use tools.score")
+  if (protocol.extractor in _OF_PAIRS) != (task == "reconstruction") and (
+    protocol.extractor not in _OF_SETS
+  ):
+    raise ConfigError(f"{flag}: --eval.task={task} has no such score; pairs and"
+                      " pairs_lpips are for reconstruction")  # fmt: skip
+  if task == "long" and protocol.extractor not in _OF_SETS:
+    raise ConfigError(f"{flag}: --eval.task=long scores segments by FVD's machinery")
+  if task == "long" and evaluation.frames < 2 * protocol.frames:
+    raise ConfigError(
+      f"--eval.frames={evaluation.frames}: the task long takes {2 * protocol.frames}"
+      " frames or more"
+    )
+  if task == "long":
+    _check_long(evaluation, config)
+  if task == "reconstruction" and protocol.fake_stride != 1:
+    raise ConfigError(f"{flag}: strides over made frames; take --eval.task=generation")
+  if config.system == "lamd" and protocol.frames != config.data.frames:
+    raise ConfigError(
+      f"{flag}: takes {protocol.frames} frames, this run makes {config.data.frames}; say"
+      f" --eval.changes=frames={config.data.frames}, which renames its scores"
+    )
+  if protocol.pixels not in (0, config.data.size):
+    raise ConfigError(
+      f"{flag}: takes {protocol.pixels}x{protocol.pixels} pixels, this run has"
+      f" {config.data.size}; say --eval.changes=pixels=0, which renames its scores"
+    )
+  if protocol.extractor.startswith("captions") and (
+    (config.data.source, config.data.world_mode) != ("procedural", "v1")
+  ):
+    raise ConfigError(f"{flag}: clips are described by a tracker that knows the world"
+                      " cater v1 alone; use tools.score with a captioner")  # fmt: skip
+  return protocol
+
+
+def _check_long(evaluation: ConfigDict, config: ConfigDict) -> None:
+  sample = config_lib.sample_defaults()
+  sample.update({k: evaluation[k] for k in ("long", "frames", *_KNOBS)})
+  try:
+    sample_checks.check_sample(sample, config)
+    sample_checks.stages_of(sample, config)
+  except ConfigError as error:
+    raise ConfigError(str(error).replace("--sample.", "--eval.")) from error
+
+
+def _check_weights(protocol: Protocol, evaluation: ConfigDict) -> None:
+  """Raises WeightsError before anything is made for which weights are missing."""
+  key = _WEIGHTS.get(protocol.extractor, "")
+  if not key:
+    return
+  if protocol.extractor in score_run.LOADERS:
+    score_run.load_weights(protocol, evaluation[key])
+  elif not pathlib.Path(evaluation[key]).expanduser().is_file():
+    part = "lpips" if key == "weights_lpips" else "clip-image"
+    raise WeightsError(
+      f"--eval.{key}={evaluation[key]}: no such file; python -m lamd_jax.tools.convert"
+      f" {part} makes it of published weights"
+    )
+
+
+def _reals(
+  config: ConfigDict, protocol: Protocol, count: int, split: str
+) -> Reals:
+  data = config.data.copy_and_resolve_references()
+  with data.unlocked():
+    # Whole stretches are kept and strided over when they are scored.
+    data.update(frames=_span(protocol.frames, protocol.stride), stride=1)
+    if data.sampling in ("first", "random"):  # others belong to their data set
+      data.sampling = "first" if protocol.sampling == "first" else "random"
+  arguments = (data, split, count, config.seed)
+  record = {
+    "split": split, "sampling": data.sampling, "stride": protocol.stride,
+    "trained_stride": config.data.stride,
+    "videos": pipeline.num_videos(data, split),
+    "fingerprint": pipeline.fingerprint(data, split),
+  }  # fmt: skip
+  texts = [] if data.tokenizer == "none" else pipeline.captions(*arguments)
+  return Reals(pipeline.clips(*arguments), texts, pipeline.labels(*arguments), record)
+
+
+def _span(frames: int, stride: int) -> int:
+  return (frames - 1) * stride + 1
+
+
+def _made(
+  model: api.Model, evaluation: ConfigDict, protocol: Protocol, reals: Reals, count: int
+) -> Iterator[np.ndarray]:
+  """Yields blocks of generated clips; block b has the seed `seed` + b.
+
+  Texts, first frames and classes are those of the real clips, in turn.
+  """
+  console = Console("evaluate: generate", count)
+  animates = model.system.animates_images
+  factor = sample_checks.time_factor(model.config)
+  frames = -(-_span(protocol.frames, protocol.fake_stride) // factor) * factor
+  for block, start in enumerate(range(0, count, _BLOCK)):
+    rows = [i % len(reals.clips) for i in range(start, min(start + _BLOCK, count))]
+    classes = animates and reals.labels is not None
+    made = model.generate(
+      len(rows),
+      text=[reals.texts[i] for i in rows] if reals.texts else "",
+      image=[reals.clips[i, 0] for i in rows] if animates else None,
+      label=[int(reals.labels[i]) for i in rows] if classes else -1,
+      frames=0 if animates else frames,
+      seed=evaluation.seed + block,
+      **{k: evaluation[k] for k in _KNOBS},
+    )
+    yield np.stack([clip.frames for clip in made])
+    console.advance(start + len(rows))
+  console.line()
+
+
+_KNOBS = ("sampler", "steps", "spacing", "eta", "guidance", "batch")
+
+
+def _write(folder: pathlib.Path, blocks: Iterator[np.ndarray]) -> None:
+  """Replaces the folder's npz files; uncompressed, so that they are mapped."""
+  shutil.rmtree(folder, ignore_errors=True)
+  folder.mkdir(parents=True)
+  for i, block in enumerate(blocks):
+    media.atomically(folder / f"{i:05d}.npz", lambda part: np.savez(part, block))
+
+
+def _options(
+  protocol: Protocol, evaluation: ConfigDict, folder: pathlib.Path, captions: str
+) -> argparse.Namespace:
+  """What tools.score would have read from its flags."""
+  clip = protocol.extractor.startswith("clip_") and bool(captions)
+  text = evaluation.weights_clip_text if clip else ""
+  key = _WEIGHTS.get(protocol.extractor, "")
+  names_texts = bool(text) or protocol.extractor.startswith("captions")
+  return argparse.Namespace(
+    real=str(folder / "reals"),
+    fake=str(folder / "fakes"),
+    weights=evaluation[key] if key else "",
+    text_weights=text,
+    vocabulary=evaluation.vocabulary if text else "",
+    captions=captions if names_texts else "",
+    made_by=(
+      f"{evaluation.weights} weights, {evaluation.sampler}, {evaluation.steps} steps,"
+      f" guidance {evaluation.guidance or 'as the run'}, seed {evaluation.seed}"
+    ),
+    batch=evaluation.batch,
+    resamples=evaluation.bootstrap,
+    seed=evaluation.seed,
+    cache="",
+    paired=evaluation.task == "reconstruction",
+  )
+
+
+def _split(config: ConfigDict, protocol: Protocol) -> str:
+  """Neighbours are sought among training videos; else the protocol's words decide."""
+  train = protocol.split.startswith("train") or protocol.extractor == "thumbnails"
+  return config.data.split if train else config.data.eval_split
+
+
+def _blocks(clips: np.ndarray) -> Iterator[np.ndarray]:
+  return (clips[i : i + _BLOCK] for i in range(0, len(clips), _BLOCK))
+
+
+def _clips(
+  model: api.Model, config: ConfigDict, evaluation: ConfigDict, protocol: Protocol,
+  folder: pathlib.Path,
+) -> Reals:  # fmt: skip
+  """Writes real and made clips; returns the real ones."""
+  fakes = protocol.fakes or evaluation.clips
+  count = protocol.reals or fakes
+  of_sets = protocol.extractor in _OF_SETS
+  if protocol.extractor == "thumbnails":
+    count = _MOST_TRAINING
+  # For the floor, other real clips than those that are scored against.
+  reals = _reals(config, protocol, 2 * count if of_sets else count, _split(config, protocol))
+  _write(folder / "reals", _blocks(reals.clips))
+  if evaluation.task == "reconstruction":
+    made = _blocks(model.reconstruct(reals.clips[:fakes, :: protocol.stride]))
+  else:
+    made = _made(model, evaluation, protocol, reals, fakes)
+  if evaluation.task != "long":
+    _write(folder / "fakes", made)
+  return reals
+
+
+def _name_floor(found: dict[str, Any], reals: Reals) -> None:
+  """A floor of second clips of the same videos must not be called one of others."""
+  old, new = "floor: other real videos", "floor: other draws of the same videos"
+  if old in found["scores"] and len(reals.clips) > reals.record["videos"]:
+    for part in ("scores", "growth"):
+      found[part] = {new if k == old else k: v for k, v in found[part].items()}
+
+
+def report(
+  model: api.Model, config: ConfigDict, workdir: epath.Path, evaluation: ConfigDict
+) -> dict[str, Any]:
+  """Makes clips, scores them, and writes WORKDIR/eval/NAME-TASK.{json,html}."""
+  protocol = check(evaluation, config)
+  _check_weights(protocol, evaluation)
+  name = f"{evaluation.protocol}-{evaluation.task}"
+  folder = pathlib.Path(workdir) / "eval" / name
+  reals = _clips(model, config, evaluation, protocol, folder)
+  captions = folder / "captions.txt"
+  count = protocol.fakes or evaluation.clips
+  turn = [reals.texts[i % len(reals.texts)] for i in range(count)] if reals.texts else []
+  captions.write_text("\n".join(text.replace("\n", " ") for text in turn) + "\n")
+  options = _options(protocol, evaluation, folder, str(captions) if turn else "")
+  if evaluation.task == "long":
+    found = _long(model, evaluation, protocol, options, folder)
+  else:
+    found = score.report(protocol, options)
+    _name_floor(found, reals)
+  found |= {"task": evaluation.task, "reals_from": reals.record}
+  for line in score_page.lines(found):
+    print(line)
+  if reals.record["trained_stride"] != protocol.stride:
+    print(f"note: real clips have stride {protocol.stride}, the run was trained on"
+          f" stride {reals.record['trained_stride']}")  # fmt: skip
+  score.write(found, folder.with_name(f"{name}.json"))
+  return found
+
+
+def _long(
+  model: api.Model, evaluation: ConfigDict, protocol: Protocol,
+  options: argparse.Namespace, folder: pathlib.Path,
+) -> dict[str, Any]:  # fmt: skip
+  """Scores segment k of all videos, for every k; writes segments.csv beside."""
+  videos, length = evaluation.clips, protocol.frames
+  if protocol.fakes not in (0, videos):
+    protocol = protocol.changed({"fakes": videos})
+  run = score_run.Run(protocol, options)
+  source = clip_sources.open_source(options.real)
+  picked = score_run.pick_reals(protocol, source, options.real, options.seed)
+  base = run("reals", source, picked.where, protocol.stride).features
+  if picked.how == score_run.HALVES:
+    half = len(base) // 2
+    floor = (base[:half], base[half : 2 * half])
+  else:
+    floor = (base, run("floor", source, picked.other, protocol.stride).features)
+  console, rows = Console("evaluate: long videos", videos), []
+  for number in range(videos):
+    video = model.long_video(
+      number, long=evaluation.long, frames=evaluation.frames, seed=evaluation.seed,
+      **{k: evaluation[k] for k in _KNOBS if k != "batch"},
+    )  # fmt: skip
+    frames = np.concatenate(list(api.stream(video)))
+    whole = frames[: len(frames) // length * length]
+    cut = whole.reshape(-1, length, *frames.shape[1:])
+    rows.append(np.concatenate(list(run.extract(cut))))
+    console.advance(number + 1)
+  console.line()
+  made = np.stack(rows)  # [V,S,D]
+  compare = lambda metric, *pair: scoring.compare(
+    protocol, metric, *pair, resamples=options.resamples, seed=options.seed
+  ).record()
+  found = score_inputs.head(protocol, options, run.weights)
+  scores = {
+    f"segment {k}, frames {k * length} to {(k + 1) * length - 1}": [
+      compare(metric, base, made[:, k]) for metric in scoring.METRICS
+    ]
+    for k in range(made.shape[1])
+  }
+  _write_segments(folder, protocol, list(scores.values()))
+  # As many other real clips as there are videos: small sets score higher by themselves.
+  a, b = floor[0], floor[1][:videos]
+  found["scores"] = scores | {
+    f"floor: {picked.how}": [compare(metric, a, b) for metric in scoring.METRICS]
+  }
+  return found
+
+
+def _write_segments(
+  folder: pathlib.Path, protocol: Protocol, segments: list[list[dict[str, Any]]]
+) -> None:
+  lines = ["frame,score,value,low,high,protocol,hash,clips"]
+  curves: dict[str, list[tuple[float, float]]] = {}
+  for k, records in enumerate(segments):
+    for r in records:
+      low, high = r["interval_95"] or ("", "")
+      cells = (k * protocol.frames, r["title"], r["value"], low, high, protocol.name,
+               protocol.hash(), r["fakes"])  # fmt: skip
+      lines.append(",".join(f'"{c}"' if "," in str(c) else str(c) for c in cells))
+    first = records[0]
+    curves.setdefault(first["title"], []).append((k * protocol.frames, first["value"]))
+  text = "\n".join(lines) + "\n"
+  plot = line_plot.svg(
+    f"{protocol.name} {protocol.hash()} along the video", "first frame of the segment",
+    "distance", curves,
+  )  # fmt: skip
+  media.atomically(folder / "segments.csv", lambda part: part.write_text(text))
+  media.atomically(folder / "segments.svg", lambda part: part.write_text(plot))
