@@ -119,6 +119,7 @@ def _content() -> dict[str, object]:
   return dict(
     encoder="small",  # small (trained by the stage content) | clip (frozen)
     network="l14",  # l14 | b32, of clip
+    frames=0,  # of the clips that train the small one, 0: data.frames
     image_weights="",  # clip: files made by tools.convert
     text_weights="",
     width=128,  # small: of an embedding; the following are its sizes too

@@ -89,7 +89,7 @@ def demo(config: ConfigDict) -> None:
     head_channels=32,
     scale_shift_norm=False,
   )
-  model.content.update(context_width=128)
+  model.content.update(context_width=128, frames=2)
   model.prior.kind = "regressor"
   model.prior.width = 256
   config.loss.update(reconstruction="mse", gan_weight=0.0, kl_weight=1e-5)

@@ -102,6 +102,7 @@ LIMITS: dict[str, tuple[float, float]] = {
   "model.denoiser.head_channels": (0, 1024),
   "model.denoiser.frame_positions": (1, 100_000),
   "model.content.width": (1, 65_536),
+  "model.content.frames": (0, 4096),
   "model.content.image_channels": (1, 8192),
   "model.content.text_width": (1, 65_536),
   "model.content.text_layers": (1, 256),

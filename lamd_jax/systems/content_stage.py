@@ -35,7 +35,7 @@ class ContentStage:
 
   def __init__(self, content: content_lib.Content, config: Any):
     self._content = content
-    self.frames = config.data.frames
+    self.frames = config.model.content.frames or config.data.frames
     self.averaged = self.groups if config.optim[self.name].ema_decay else ()
 
   def variant_at(self, step: int) -> str:

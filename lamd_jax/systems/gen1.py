@@ -99,8 +99,8 @@ class Gen1(latent_clips.LatentClips):
     content = []
     if self.content.trained:
       content = [content_stage.ContentStage(self.content, self.config)]
-    prior = prior_stage.PriorStage(self.prior, self.config)
     diffusers = [Gen1Stage(self, name) for name in DIFFUSERS]
+    prior = prior_stage.PriorStage(self.prior, self.config, diffusers[0])
     return [autoencoder, *content, *diffusers, prior]
 
   def denoiser(self, params: Mapping[str, Tree], mode: str) -> Denoiser:

@@ -173,9 +173,9 @@ class Prior:
     self.needs = content.needs
     self._scale = math.sqrt(content.width)
 
-  def image(self, weights: stage_lib.Frozen, frames: jax.Array) -> jax.Array:
-    """Frames [B,H,W,3] uint8 -> [B,D] float32, scaled."""
-    return self._scale * self.content.images(weights, frames)
+  def scaled(self, embedding: jax.Array) -> jax.Array:
+    """Unit rows [B,D] to the scale that the tiers work at."""
+    return self._scale * embedding
 
   def text(self, weights: stage_lib.Frozen, tokens: jax.Array) -> Text:
     """Tokens [B,L] int32 -> their embeddings, scaled."""

@@ -14,7 +14,6 @@ from lamd_jax import rng
 from lamd_jax import types
 from lamd_jax.networks import contrastive
 from lamd_jax.systems import content as content_lib
-from lamd_jax.systems import content_stage
 from lamd_jax.systems import prior as prior_lib
 from lamd_jax.training import stage as stage_lib
 
@@ -33,13 +32,18 @@ class PriorStage:
   groups = (prior_lib.GROUP,)
   variants = ("video",)
   starts_from = ""
-  trains_on_latents = False
-  encoded_by = ()
-  cached_as = ""
+  trains_on_latents = True
 
-  def __init__(self, prior: prior_lib.Prior, config: Any):
+  def __init__(self, prior: prior_lib.Prior, config: Any, like: stage_lib.Stage):
+    """Args:
+    prior: the tier, with the content encoder.
+    config: the run's config.
+    like: a stage whose `encode` gives each frame's embedding, and whose latent cache
+      serves this one too.
+    """
     self._prior = prior
-    self.needs = prior.needs
+    self.encode, self.cached_as = like.encode, like.cached_as
+    self.needs = self.encoded_by = like.encoded_by
     self.frames = config.data.frames
     learns = config.model.prior.kind != "mean_shift"
     average = learns and config.optim[self.name].ema_decay
@@ -63,13 +67,15 @@ class PriorStage:
     params: dict[str, Tree],
     extras: Tree,
     frozen: stage_lib.Frozen,
-    batch: types.VideoBatch,
+    batch: stage_lib.Batch,
     streams: rng.Streams,
     variant: str,
   ) -> stage_lib.StageOutput:
     # 1. The embeddings of a random frame, as the video model is shown, and the caption.
-    frames = content_stage.random_frames(batch, streams)
-    image = self._prior.image(frozen, frames)
+    known = self.encode(frozen, batch).embedding
+    frame = streams.integers("frame", batch.index, known.shape[1])
+    chosen = jnp.take_along_axis(known, frame[:, None, None], axis=1)[:, 0]
+    image = self._prior.scaled(chosen)
     text = self._prior.text(frozen, batch.tokens)
     # 2. Their running means, this batch included.
     count = extras["batches"] + 1

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Content embeddings: the loss by hand, CLIP's preparation, both kinds, and learning."""
+"""Content embeddings: the loss by hand, CLIP's preparation, both kinds, learning."""
 
 import json
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 import numpy as np
 import pytest
+import test_prior
 
 from lamd_jax import rng
 from lamd_jax import types
@@ -38,20 +38,19 @@ def _config(**changes):
   tree = tiny.config().copy_and_resolve_references()
   tree.unlock()
   tree.data.update(tokens=6, vocabulary_size=64, size=16, frames=2)
-  tree.model.content = ConfigDict(dict(
-    encoder="small", network="l14", width=8, image_channels=8, text_width=8,
-    text_layers=1, text_heads=2,
-  ))  # fmt: skip
-  tree.model.prior = ConfigDict(dict(
-    kind="mean_shift", width=16, layers=1, heads=2, levels=100, steps=4, drop=0.1,
-    guidance=1.0,
-  ))  # fmt: skip
-  settings = tree.optim.diffusion.copy_and_resolve_references()
-  for name in ("content", "prior"):
-    tree.optim[name] = settings.copy_and_resolve_references()
+  tree.model.content.update(
+    width=8, image_channels=8, text_width=8, text_layers=1, text_heads=2
+  )
+  tree.model.prior.update(
+    kind="mean_shift", width=16, layers=1, heads=2, levels=100, steps=4
+  )
   tree.optim.content.update(steps=40, batch=16, learning_rate=5e-3, ema_decay=0.8)
   tree.update_from_flattened_dict(changes)
   return tree
+
+
+def _clip(network):
+  return {"model.content.encoder": "clip", "model.content.network": network}
 
 
 class Walls:
@@ -128,11 +127,11 @@ def test_the_preview_shows_what_the_captions_find(trained):
 
 
 def test_the_mean_shift_is_the_difference_of_the_means(trained, tmp_path):
-  """Its group is empty: the trainer must carry it, and its checkpoints bring it back."""
+  """Its group is empty: the trainer must carry it, and a resumed run too."""
   content, weights, _ = trained
   config = _config(**{"optim.prior.steps": 2, "optim.prior.batch": 16})
   prior = prior_lib.Prior(config, content, jnp.float32)
-  stage = prior_stage.PriorStage(prior, config)
+  stage = prior_stage.PriorStage(prior, config, test_prior.Encoding(content))
   _train(stage, config, tmp_path, weights)
   (tmp_path / "finished.json").unlink()  # now it is a run that was broken off
   config.optim.prior.steps = 3
@@ -174,7 +173,8 @@ def test_cross_entropy_by_hand():
   by_hand = [np.log(4), np.log(4), 0.5 * (np.log(8) + np.log(8 / 6))]
   np.testing.assert_allclose(loss, by_hand, rtol=1e-6)
   # Rows find columns 1, 0 and 2, of which only the last is right.
-  assert float(content_stage.accuracy(jnp.asarray(logits), right)) == pytest.approx(1 / 3)
+  share = content_stage.accuracy(jnp.asarray(logits), right)
+  assert float(share) == pytest.approx(1 / 3)
 
 
 def test_another_frame_at_each_visit():
@@ -203,7 +203,7 @@ def test_clip_sees_what_pillow_would_show_it(shape):
 
 @pytest.mark.parametrize("network, width", [("l14", 768), ("b32", 512)])
 def test_clip_at_full_size_by_shape(network, width):
-  config = _config(**{"model.content.encoder": "clip", "model.content.network": network})
+  config = _config(**_clip(network))
   config.data.tokens = 77
   content = content_lib.Content(config, jnp.float32)
   assert content.imported == content.needs == ("clip_image", "clip_text")
@@ -226,7 +226,7 @@ def test_small_clip_gives_unit_rows_of_its_own_features(monkeypatch):
   image = clip_image.ClipImage(8, 1, 2, patch=8, projection=6, size=16)
   text = clip_text.ClipText(20, 8, 1, 2, 6, projection=6)
   monkeypatch.setitem(content_lib.CLIP, "b32", (image, text))
-  config = _config(**{"model.content.encoder": "clip", "model.content.network": "b32"})
+  config = _config(**_clip("b32"))
   content = content_lib.Content(config, jnp.float32)
   frames = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
   tokens = np.array([[18, 4, 19, 19, 19, 19], [18, 5, 6, 19, 0, 0]], np.int32)

@@ -36,6 +36,21 @@ class Stub:
     return pooled, jnp.repeat(pooled[:, None], LENGTH, 1)
 
 
+class Encoding:
+  """What of a diffusion stage the prior's takes: embeddings of all frames."""
+
+  cached_as, encoded_by = "embeddings", ("content",)
+
+  def __init__(self, content):
+    self._content = content
+
+  def encode(self, frozen, batch):
+    rows, frames = batch.video.shape[:2]
+    flat = batch.video.reshape(rows * frames, *batch.video.shape[2:])
+    found = self._content.images(frozen, flat).reshape(rows, frames, -1)
+    return types.LatentBatch(None, None, batch.index, None, batch.tokens, embedding=found)
+
+
 def _prior(kind, **changes):
   config = config_lib.defaults()
   config.data.tokens = LENGTH
@@ -46,7 +61,7 @@ def _prior(kind, **changes):
   config.model.prior.update(changes)
   config.optim.prior = config.optim.diffusion.copy_and_resolve_references()
   prior = prior_lib.Prior(config, Stub(), jnp.float32)
-  return prior, prior_stage.PriorStage(prior, config)
+  return prior, prior_stage.PriorStage(prior, config, Encoding(Stub()))
 
 
 def _batch(step, size=64):
