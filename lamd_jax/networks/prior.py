@@ -74,7 +74,7 @@ class PriorTransformer(nn.Module):
     return self.denoise(z, t, self.text(pooled, sequence), None)
 
   def text(self, pooled: jax.Array, sequence: jax.Array) -> jax.Array:
-    """Returns the context [B,L+1,width] of a caption's embedding and its tokens' states.
+    """Returns the context [B,L+1,width] of a caption: tokens' states, embedding.
 
     Args:
       pooled: [B,D] float.

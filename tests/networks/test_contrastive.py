@@ -65,7 +65,8 @@ def test_everything_learns(params, pictures):
     images, texts, scale = NETWORK.apply({"params": params}, pictures, TOKENS)
     return -jax.nn.log_softmax(scale * images @ texts.T)[0, 0]
 
-  for path, grad in jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(loss))(params)):
+  grads = jax.jit(jax.grad(loss))(params)
+  for path, grad in jax.tree_util.tree_leaves_with_path(grads):
     name = jax.tree_util.keystr(path)
     assert np.isfinite(grad).all()
     # Softmax does not see what a key's bias adds to all logits of a row.
