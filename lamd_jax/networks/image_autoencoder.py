@@ -19,6 +19,7 @@ from lamd_jax.errors import ConfigError
 from lamd_jax.nn.image_residual import EPSILON, ImageAttention, ImageResBlock
 from lamd_jax.nn.layers import Conv, Dense, GroupNorm
 from lamd_jax.nn.resample import nearest_up
+from lamd_jax.ops import axes
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
 
@@ -128,7 +129,7 @@ class ImageAutoencoder(nn.Module):
         " take multiples"
       )
     moments = self.quant_conv(self.encoder(_apart(x))).astype(jnp.float32)
-    moments = moments.reshape(*x.shape[:2], *moments.shape[2:])
+    moments = _together(moments, x)
     mean, log_variance = jnp.split(moments, 2, axis=-1)
     return mean, jnp.clip(log_variance, *LOG_VARIANCE_RANGE)
 
@@ -139,7 +140,7 @@ class ImageAutoencoder(nn.Module):
   def decode_features(self, z: jax.Array) -> jax.Array:
     """Returns what `output` makes a clip of, [B,T,H,W,channels]."""
     h = self.decoder(self.post_quant_conv(_apart(z)))
-    return h.reshape(*z.shape[:2], *h.shape[2:])
+    return _together(h, z)
 
   def output(self, features: jax.Array) -> jax.Array:
     """The last layer alone, where the adversarial weight is measured."""
@@ -151,4 +152,9 @@ class ImageAutoencoder(nn.Module):
 
 def _apart(x: jax.Array) -> jax.Array:
   """[B,T,...] -> [B*T,1,...]: every frame a clip of its own."""
-  return x.reshape(-1, 1, *x.shape[2:])
+  return axes.fold(x)[:, None]
+
+
+def _together(y: jax.Array, like: jax.Array) -> jax.Array:
+  """[B*T,1,...] -> [B,T,...], with the B and T of `like`."""
+  return axes.unfold(y[:, 0], *like.shape[:2])

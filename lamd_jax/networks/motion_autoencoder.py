@@ -25,6 +25,7 @@ from lamd_jax.nn.image_residual import ImageAttention, ImageResBlock
 from lamd_jax.nn.layers import Conv, Dense, GroupNorm
 from lamd_jax.nn.resample import nearest_up
 from lamd_jax.nn.video_residual import EPSILON, DoubleTime, VideoResBlock
+from lamd_jax.ops import axes
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
 Content = tuple[jax.Array, ...]
@@ -252,6 +253,7 @@ class MotionAutoencoder(nn.Module):
         f"a clip of {x.shape[1:4]} (frames, height, width) does not fit a motion"
         f" autoencoder of {self.frames} frames that reduces space by {factor}"
       )
+    x = axes.constrain(x, "batch", "frames", "whole", "whole", "whole")
     found = self.motion_encoder(to_patches(x, self.patch)).astype(jnp.float32)
     mean, log_variance = jnp.split(found, 2, axis=-1)
     return mean, jnp.clip(log_variance, *LOG_VARIANCE_RANGE)

@@ -19,6 +19,7 @@ from lamd_jax import types
 from lamd_jax.nn.embeddings import ClassEmbedding, TimeEmbedding
 from lamd_jax.nn.layers import Conv, GroupNorm
 from lamd_jax.nn.resample import Downsample, Upsample
+from lamd_jax.ops import axes
 
 MODES = ("video", "image")
 REMAT = ("none", "full", "names")
@@ -74,6 +75,7 @@ class UNet(nn.Module):
     """
     self._check(z, t, conditions, mode)
     x = jnp.concatenate(_channels(z, conditions), axis=-1).astype(self.dtype)
+    x = axes.constrain(x, "batch", "frames", "whole", "whole", "whole")
     emb = self._embed(t, conditions)
     res, attend = self._callers(emb, conditions.context, mode)
     kernel = (self.temporal_kernel, 3, 3)

@@ -18,9 +18,11 @@ import jax.numpy as jnp
 from lamd_jax.errors import ConfigError
 from lamd_jax.nn.layers import Dense, GroupNorm
 from lamd_jax.nn.same_pad_conv import SamePadConv, SamePadConvTranspose
+from lamd_jax.ops import axes
 
 Triple = tuple[int, int, int]
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
+_CLIP = ("batch", "frames", "whole", "whole", "whole")
 _EPSILON = 1e-6  # of the norms, against 1e-5 in the UNet
 
 
@@ -136,6 +138,7 @@ class VideoAutoencoder(nn.Module):
         f"a clip of {x.shape[1:4]} (frames, height, width) cannot be reduced by"
         f" {tuple(self.downsample)}; take multiples"
       )
+    x = axes.constrain(x, *_CLIP)
     moments = self.quant_conv(self.encoder(x)).astype(jnp.float32)
     mean, log_variance = jnp.split(moments, 2, axis=-1)
     return mean, jnp.clip(log_variance, *LOG_VARIANCE_RANGE)
@@ -146,7 +149,7 @@ class VideoAutoencoder(nn.Module):
 
   def decode_features(self, z: jax.Array) -> jax.Array:
     """Returns what `output` makes a clip of, [B,T,H,W,2*channels]."""
-    return self.decoder(self.post_quant_conv(z))
+    return self.decoder(self.post_quant_conv(axes.constrain(z, *_CLIP)))
 
   def output(self, features: jax.Array) -> jax.Array:
     """The last layer alone, where the adversarial weight is measured."""

@@ -7,6 +7,7 @@ from flax import linen as nn
 import jax
 
 from lamd_jax.nn.layers import GroupNorm
+from lamd_jax.ops import axes
 
 
 class FrameNorm(GroupNorm):
@@ -17,4 +18,4 @@ class FrameNorm(GroupNorm):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    return super().__call__(x.reshape(-1, *x.shape[2:])).reshape(x.shape)
+    return axes.unfold(super().__call__(axes.fold(x)), *x.shape[:2])

@@ -14,7 +14,10 @@ from lamd_jax.nn import resample
 from lamd_jax.nn.frame_norm import FrameNorm
 from lamd_jax.nn.layers import Conv, Dense
 from lamd_jax.nn.temporal_convolution import TemporalConvolution
+from lamd_jax.ops import axes
 
+# Between the two convolutions; time may be cut, channels may.
+_HIDDEN = ("batch", "frames", "whole", "whole", "channels")
 _RESAMPLE = {"up": resample.nearest_up, "down": resample.average_down}
 
 
@@ -47,7 +50,7 @@ class Pseudo3DResBlock(nn.Module):
     h = nn.silu(FrameNorm(name="norm_0")(x))
     if self.resample is not None:
       h, x = _RESAMPLE[self.resample](h), _RESAMPLE[self.resample](x)
-    h = self._conv(h, 0, mode)
+    h = axes.constrain(self._conv(h, 0, mode), *_HIDDEN)
 
     width = 2 * self.features if self.scale_shift_norm else self.features
     emb = Dense(width, dtype=self.dtype, name="embedding")(nn.silu(emb))

@@ -12,7 +12,10 @@ import jax.numpy as jnp
 
 from lamd_jax.nn import resample
 from lamd_jax.nn.layers import Conv, Dense, GroupNorm
+from lamd_jax.ops import axes
 
+# Between the two convolutions; time may be cut, channels may.
+_HIDDEN = ("batch", "frames", "whole", "whole", "channels")
 _RESAMPLE = {"up": resample.nearest_up, "down": resample.average_down}
 
 
@@ -48,7 +51,7 @@ class ResBlock(nn.Module):
     if self.resample is not None:
       h, x = _RESAMPLE[self.resample](h), _RESAMPLE[self.resample](x)
     h = Conv(self.features, kernel, dtype=self.dtype, name="conv_0")(h)
-    h = checkpoint_name(h, "conv")
+    h = axes.constrain(checkpoint_name(h, "conv"), *_HIDDEN)
 
     width = 2 * self.features if self.scale_shift_norm else self.features
     emb = Dense(width, dtype=self.dtype, name="embedding")(nn.silu(emb))

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from lamd_jax.nn import initializers
 from lamd_jax.nn.layers import Dense, GroupNorm
 from lamd_jax.ops import attention as attention_ops
+from lamd_jax.ops import axes
 
 
 class SelfAttention(nn.Module):
@@ -80,11 +81,12 @@ class SpatialTemporalAttention(nn.Module):
     attend = lambda reach, name: SelfAttention(
       self.heads, reach, self.rel_pos_key_transposed, self.dtype, name=name
     )
-    x = attend(0, "spatial_attention")(x.reshape(b * t, h * w, c))
+    x = attend(0, "spatial_attention")(axes.fold(x.reshape(b, t, h * w, c)))
+    x = axes.unfold(x, b, t)
     if mode == "image":
       return x.reshape(b, t, h, w, c)
     # Folding pixels into the rows gives each pixel norm statistics of its own.
-    x = x.reshape(b, t, h * w, c).swapaxes(1, 2).reshape(b * h * w, t, c)
+    x = axes.fold(axes.by_pixel(x))
     reach = self.temporal_length if self.relative_position else 0
     x = attend(reach, "temporal_attention")(x)
-    return x.reshape(b, h * w, t, c).swapaxes(1, 2).reshape(b, t, h, w, c)
+    return axes.by_frame(axes.unfold(x, b, h * w)).reshape(b, t, h, w, c)

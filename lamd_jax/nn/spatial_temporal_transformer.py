@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from lamd_jax.nn import initializers
 from lamd_jax.nn.layers import Dense, GroupNorm, LayerNorm
 from lamd_jax.ops import attention as attention_ops
+from lamd_jax.ops import axes
 
 
 class Attention(nn.Module):
@@ -68,6 +69,7 @@ class FeedForward(nn.Module):
     h = Dense(8 * channels, dtype=self.dtype, name="in")(x)
     value, gate = jnp.split(checkpoint_name(h, "conv"), 2, axis=-1)
     h = value * nn.gelu(gate, approximate=False)
+    h = axes.constrain(h, *("free",) * (h.ndim - 1), "channels")
     return Dense(channels, dtype=self.dtype, name="out")(h)
 
 
@@ -97,10 +99,10 @@ class SpatialTemporalTransformer(nn.Module):
 
     normed = lambda name, y: LayerNorm(name=f"{name}_norm")(y)
     attention = lambda name: Attention(self.heads, dtype=self.dtype, name=name)
-    y = y.reshape(b * t, h * w, c)
+    y = axes.fold(y.reshape(b, t, h * w, c))
     z = normed("spatial_attention", y)
     y = y + attention("spatial_attention")(z, z)
-    y = self._temporal(y.reshape(b, t, h * w, c), "temporal_attention_0", mode)
+    y = self._temporal(axes.unfold(y, b, t), "temporal_attention_0", mode)
     # All frames see the same text, so a clip's pixels are one row of queries.
     y = y.reshape(b, t * h * w, c)
     context = context.astype(y.dtype)
@@ -115,12 +117,12 @@ class SpatialTemporalTransformer(nn.Module):
     """Self-attention over the frames of each pixel, y [B,T,P,C]."""
     if mode == "image":
       return y
-    b, t, p, c = y.shape
+    b, t, p, _ = y.shape
     reach = self.temporal_length if self.relative_position else 0
     z = LayerNorm(name=f"{name}_norm")(y)
-    z = z.swapaxes(1, 2).reshape(b * p, t, c)
+    z = axes.fold(axes.by_pixel(z))
     attention = Attention(
       self.heads, reach, self.temporal_zero_init, self.dtype, name=name
     )
     z = attention(z, z)
-    return y + z.reshape(b, p, t, c).swapaxes(1, 2)
+    return y + axes.by_frame(axes.unfold(z, b, p))

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from lamd_jax.nn.layers import Dense, GroupNorm, LayerNorm
 from lamd_jax.nn.spatial_temporal_transformer import Attention, FeedForward
+from lamd_jax.ops import axes
 
 
 class SpatialTransformer(nn.Module):
@@ -38,16 +39,16 @@ class SpatialTransformer(nn.Module):
     attention = lambda name: Attention(heads, dtype=self.dtype, name=name)
     normed = lambda name, y: LayerNorm(name=f"{name}_norm")(y)
     # Every frame is a row of its own, for the norm's statistics too.
-    y = x.reshape(b * t, h * w, c)
+    y = axes.fold(x.reshape(b, t, h * w, c))
     y = GroupNorm(epsilon=1e-6, name="norm")(y)
     y = Dense(c, dtype=self.dtype, name="in")(y)
     z = normed("self_attention", y)
     y = y + attention("self_attention")(z, z)
     if context is not None:
       # All frames see the same context: a clip's pixels are one row of queries.
-      z = normed("cross_attention", y).reshape(b, t * h * w, c)
+      z = axes.unfold(normed("cross_attention", y), b, t).reshape(b, t * h * w, c)
       z = attention("cross_attention")(z, context.astype(y.dtype))
-      y = y + z.reshape(y.shape)
+      y = y + axes.fold(z.reshape(b, t, h * w, c))
     y = y + FeedForward(self.dtype, name="feed_forward")(normed("feed_forward", y))
     y = Dense(c, zero_init=True, dtype=self.dtype, name="out")(y)
-    return x + y.reshape(x.shape)
+    return x + axes.unfold(y, b, t).reshape(x.shape)

@@ -18,6 +18,7 @@ from lamd_jax.errors import ConfigError
 from lamd_jax.nn import initializers
 from lamd_jax.nn.layers import Dense, GroupNorm, LayerNorm
 from lamd_jax.nn.spatial_temporal_transformer import Attention, FeedForward
+from lamd_jax.ops import axes
 
 
 class TemporalTransformer(nn.Module):
@@ -49,7 +50,7 @@ class TemporalTransformer(nn.Module):
     normed = lambda name, y: LayerNorm(name=f"{name}_norm")(y)
     # Every pixel is a row of its own, but the first norm's statistics are the clip's.
     y = GroupNorm(epsilon=1e-6, name="norm")(x)
-    y = y.reshape(b, t, h * w, c).swapaxes(1, 2).reshape(b * h * w, t, c)
+    y = axes.fold(axes.by_pixel(y.reshape(b, t, h * w, c)))
     y = Dense(c, dtype=self.dtype, name="in")(y)
     shape = (self.frame_positions, c)
     table = self.param("frame_positions", initializers.normal(0.02), shape)
@@ -58,10 +59,9 @@ class TemporalTransformer(nn.Module):
     y = y + attention("self_attention")(z, z)
     if self.attends_context and context is not None:
       # All pixels and frames see the same context.
-      z = normed("cross_attention", y).reshape(b, h * w * t, c)
+      z = axes.unfold(normed("cross_attention", y), b, h * w).reshape(b, h * w * t, c)
       z = attention("cross_attention")(z, context.astype(y.dtype))
-      y = y + z.reshape(y.shape)
+      y = y + axes.fold(z.reshape(b, h * w, t, c))
     y = y + FeedForward(self.dtype, name="feed_forward")(normed("feed_forward", y))
     y = Dense(c, zero_init=True, dtype=self.dtype, name="out")(y)
-    y = y.reshape(b, h * w, t, c).swapaxes(1, 2)
-    return x + y.reshape(x.shape)
+    return x + axes.by_frame(axes.unfold(y, b, h * w)).reshape(x.shape)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from lamd_jax.nn import initializers
 from lamd_jax.nn.layers import Conv, Dense, GroupNorm
+from lamd_jax.ops import axes
 
 Triple = tuple[int, int, int]
 EPSILON = 1e-6  # of the norms
@@ -36,6 +37,8 @@ class VideoResBlock(nn.Module):
     for i in range(2):
       h = nn.silu(GroupNorm(self.groups, EPSILON, name=f"norm_{i}")(h))
       h = Conv(self.features, self.kernel, dtype=self.dtype, name=f"conv_{i}")(h)
+      width = "channels" if i == 0 else "whole"
+      h = axes.constrain(h, "batch", "frames", "whole", "whole", width)
     if x.shape[-1] != self.features:
       x = Dense(self.features, dtype=self.dtype, name="skip")(x)
     return x + h

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lamd_jax.ops import axes
+
 
 def attention(
   q: jax.Array,
@@ -41,7 +43,8 @@ def attention(
   chex.assert_equal_shape([k, v])
   # Heads first, so that the products are plain batched ones: an einsum of the given
   # layout costs twice as much on a CPU. Scaling q costs Q*D, scaling the logits Q*K.
-  q, k, v = ((q * scale).swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2))
+  heads = lambda x: axes.constrain(x.swapaxes(1, 2), "free", "heads", "free", "free")
+  q, k, v = heads(q * scale), heads(k), heads(v)
   logits = (q @ k.swapaxes(2, 3)).astype(jnp.float32)
   if bias is not None:
     logits = logits + bias

@@ -10,7 +10,7 @@ against 140-200 for `_kernel_gradient`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import functools
 import itertools
 import math
@@ -159,13 +159,18 @@ def _convolve(
   return conv2d(x, kernel, stride, ((0, stride[0]), (0, 0)))[:, :-1]
 
 
-def conv_transpose(x: jax.Array, kernel: jax.Array, stride: Triple) -> jax.Array:
+def conv_transpose(
+  x: jax.Array,
+  kernel: jax.Array,
+  stride: Triple,
+  convolve: Callable[..., jax.Array] = conv3d,
+) -> jax.Array:
   """As `conv.conv_transpose`, without multiplying by the zeros of the dilation.
 
   Output n = s*m + phase sees the taps j = s*q + r of the kernel with j = -phase mod
   s, at the inputs m + q + (phase > 0). So one convolution with ceil(k/s) taps computes
   all phases as channels; a phase is read at its offset and the phases are interleaved.
-  For k=4, s=2 in three axes that is 8 taps instead of 64.
+  For k=4, s=2 in three axes that is 8 taps instead of 64. `convolve` is the convolution.
   """
   taps = [-(-k // s) for k, s in zip(kernel.shape, stride)]
   length = [(x.shape[1 + a] - 1) * stride[a] + 2 - kernel.shape[a] for a in range(3)]
@@ -176,7 +181,7 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, stride: Triple) -> jax.Array
     (0, max(0, blocks[a] + (stride[a] > 1) + taps[a] - 1 - x.shape[1 + a]))
     for a in range(3)
   ]
-  y = conv3d(x, phased, (1, 1, 1), after)
+  y = convolve(x, phased, (1, 1, 1), after)
   width = kernel.shape[-1]
   parts = []
   for i, phase in enumerate(itertools.product(*map(range, stride))):

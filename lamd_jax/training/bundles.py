@@ -26,7 +26,8 @@ LARGE = 1 << 18
 
 
 def _sharded_axes(spec: PartitionSpec) -> tuple[str, ...]:
-  return tuple(axis for axis in spec if axis is not None)
+  # Sorted, so that arrays cut along the same axes in another order share a bundle.
+  return tuple(sorted(axis for axis in spec if axis is not None))
 
 
 class Bundles:
@@ -37,7 +38,7 @@ class Bundles:
 
     Args:
       tree: arrays or ShapeDtypeStructs.
-      shardings: a NamedSharding for each; one mesh, at most one mesh axis an array.
+      shardings: a NamedSharding for each, of one mesh; a dimension has one mesh axis at most.
       large: number of elements from which an array stays alone.
     """
     leaves, self._treedef = jax.tree.flatten(tree)

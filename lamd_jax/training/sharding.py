@@ -1,58 +1,55 @@
 # SPDX-License-Identifier: Apache-2.0
 """Meshes, and where each array of the training state lies.
 
-One mesh has four named axes; a preset says how many devices each gets:
+`meshes.py` says which axes there are and what the presets mean. Along `fsdp` every
+large array is cut and gathered when it is used. Along `tensor` the layers are cut: of
+two matrices in a row the first by its outputs and the second by its inputs, so that
+what lies between them, channels or heads, is never whole on a device. `frames` cuts
+activations alone (`ops/axes.py`).
 
-  data    copies of the parameters, each with its part of the batch
-  fsdp    parts of the batch too, but every large array is also cut into that many
-          pieces, gathered when it is used
-  tensor  parts of a layer; frames: parts of a clip. Of size 1 in today's presets.
-
-The axes are Auto: XLA propagates shardings, and Linen code needs no annotation.
+The axes are Auto: XLA propagates shardings, and a layer without annotation still works.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import functools
 import math
 from typing import Any
 
 from absl import logging
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.experimental import mesh_utils
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
+from lamd_jax import meshes
 from lamd_jax.errors import ConfigError
 
 Tree = Any
-AXES = ("data", "fsdp", "tensor", "frames")
-BATCH_AXES = ("data", "fsdp")  # both cut the batch
+AXES = meshes.AXES
+BATCH_AXES = meshes.BATCH_AXES
+PRESETS = meshes.PRESETS
 # Smaller arrays are replicated: gathering them costs more than keeping them.
 MIN_SHARD_BYTES = 4 << 20
-
-# Devices on each of AXES, given how many there are.
-PRESETS: dict[str, Callable[[int], tuple[int, int, int, int]]] = {
-  "one": lambda n: (1, 1, 1, 1),
-  "dp": lambda n: (n, 1, 1, 1),
-  "fsdp": lambda n: (1, n, 1, 1),
-}
+# Layers that read what another one of the same block made, cut along its outputs.
+READS_CUT = frozenset(("out", "conv_1", "dense_1"))
 
 
 def make_mesh(preset: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """Returns the mesh of a preset over `devices` (all of them by default)."""
-  if preset not in PRESETS:
-    raise ConfigError(f"train.mesh={preset!r} is not one of {', '.join(PRESETS)}")
+  """Returns the mesh of `train.mesh` over `devices` (all of them by default)."""
   devices = list(jax.devices() if devices is None else devices)
   if preset == "one":
     devices = devices[:1]  # small models: the others stay idle
-  return jax.make_mesh(
-    PRESETS[preset](len(devices)),
-    AXES,
-    # make_mesh's default is Explicit, under which ordinary Linen code does not run.
-    axis_types=(AxisType.Auto,) * len(AXES),
-    devices=devices,
+  sizes = meshes.sizes(preset, len(devices))
+  # Splitting lets a logical axis take part of a ring of a TPU slice: without it many
+  # products have no arrangement at all.
+  placed = mesh_utils.create_device_mesh(
+    tuple(sizes.values()), devices, allow_split_physical_axes=True
   )
+  # Auto axes, Mesh's default; jax.make_mesh's is Explicit, where Linen does not run.
+  return Mesh(placed, AXES)
 
 
 def batch_parts(mesh: Mesh) -> int:
@@ -81,34 +78,72 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def spec_for(
-  shape: Sequence[int], itemsize: int, parts: int, min_bytes: int
+  names: Sequence[str],
+  shape: Sequence[int],
+  itemsize: int,
+  sizes: dict[str, int],
+  min_bytes: int,
 ) -> PartitionSpec:
-  """Cuts the largest dimension that `parts` divides; the last one among equals."""
-  if parts == 1 or math.prod(shape) * itemsize < min_bytes:
+  """Returns where an array of the state lies.
+
+  Args:
+    names: of its path; the layer's name and the parameter's are the last two.
+    shape: its shape.
+    itemsize: bytes of a number.
+    sizes: of the mesh's axes.
+    min_bytes: smaller arrays stay whole.
+
+  A kernel's last dimension, or for a layer of READS_CUT the one before, is cut along
+  `tensor`. Along `fsdp` the largest dimension that is left is, the last one among
+  equals. A dimension that is not divisible is not cut.
+  """
+  spec: list[str | None] = [None] * len(shape)
+  if math.prod(shape) * itemsize < min_bytes:
     return PartitionSpec()
-  free = [(size, axis) for axis, size in enumerate(shape) if size % parts == 0 and size]
-  if not free:
-    return PartitionSpec()
-  axis = max(free)[1]
-  return PartitionSpec(*[None] * axis, "fsdp")
+  if sizes["tensor"] > 1 and len(shape) > 1 and names[-1] == "kernel":
+    axis = -2 if READS_CUT.intersection(names[-2:-1]) else -1
+    if shape[axis] % sizes["tensor"] == 0:
+      spec[axis] = "tensor"
+  parts = sizes["fsdp"]
+  free = [
+    (size, axis)
+    for axis, size in enumerate(shape)
+    if size and size % parts == 0 and spec[axis] is None
+  ]
+  if parts > 1 and free:
+    spec[max(free)[1]] = "fsdp"
+  while spec and spec[-1] is None:
+    spec.pop()
+  return PartitionSpec(*spec)
+
+
+def _names(path: Any) -> tuple[str, ...]:
+  """The names on the way to an array, through dicts and named tuples."""
+  return tuple(
+    str(entry.key) if isinstance(entry, jax.tree_util.DictKey) else str(entry).strip(".")
+    for entry in path
+  )
 
 
 def state_shardings(tree: Tree, mesh: Mesh, min_bytes: int = MIN_SHARD_BYTES) -> Tree:
   """Returns a NamedSharding for each array of `tree` (arrays or ShapeDtypeStructs).
 
-  The rule sees shapes only, so a parameter, its moving average and its optimizer
-  moments always lie alike. Large arrays that cannot be cut are named once in the log.
+  The rule sees shapes and the last two names of a path only, so a parameter, its moving
+  average and its optimizer moments always lie alike. Large arrays that cannot be cut
+  are named once in the log.
   """
-  parts = mesh.shape["fsdp"]
+  sizes = dict(mesh.shape)
+  parts = sizes["fsdp"] * sizes["tensor"]
+  cuts = f"fsdp {sizes['fsdp']}, tensor {sizes['tensor']}"
 
   def one(path: Any, leaf: Any) -> NamedSharding:
     itemsize = np.dtype(leaf.dtype).itemsize
-    spec = spec_for(leaf.shape, itemsize, parts, min_bytes)
+    spec = spec_for(_names(path), leaf.shape, itemsize, sizes, min_bytes)
     size = math.prod(leaf.shape) * itemsize
     if parts > 1 and leaf.ndim and size >= min_bytes and spec == PartitionSpec():
       logging.warning(
-        "%s %s (%.1f MiB) has no dimension divisible by %d: replicated",
-        jax.tree_util.keystr(path), leaf.shape, size / 2**20, parts,
+        "%s %s (%.1f MiB) has no dimension that the mesh divides (%s): replicated",
+        jax.tree_util.keystr(path), leaf.shape, size / 2**20, cuts,
       )  # fmt: skip
     return NamedSharding(mesh, spec)
 
@@ -133,14 +168,29 @@ def place(tree: Tree, shardings: Tree) -> Tree:
   return jax.tree.map(one, tree, shardings)
 
 
+def _own_rows(mesh: Mesh) -> bool:
+  """Whether no two processes hold the same part of a batch."""
+  owners: dict[tuple[int, ...], set[int]] = {}
+  for position, device in np.ndenumerate(mesh.devices):
+    owners.setdefault(position[: len(BATCH_AXES)], set()).add(device.process_index)
+  return all(len(processes) == 1 for processes in owners.values())
+
+
 def place_batch(batch: Tree, mesh: Mesh) -> Tree:
   """Joins the processes' parts of a batch to global arrays, cut over BATCH_AXES.
 
-  Every process passes its own rows; the global batch is their concatenation.
+  Every process passes its own rows; the global batch is their concatenation. Where
+  `tensor` or `frames` reach beyond a process, those that share rows exchange them.
   """
-  join = functools.partial(
-    jax.make_array_from_process_local_data, batch_sharding(mesh)
-  )
+  sharding = batch_sharding(mesh)
+  if _own_rows(mesh):
+    join = functools.partial(jax.make_array_from_process_local_data, sharding)
+  else:
+
+    def join(x: np.ndarray) -> jax.Array:
+      every = multihost_utils.process_allgather(x, tiled=True)
+      return jax.make_array_from_callback(every.shape, sharding, lambda i: every[i])
+
   with jax.transfer_guard("allow"):  # asked for, though the guard cannot tell
     return jax.tree.map(lambda x: join(np.asarray(x)), batch)
 

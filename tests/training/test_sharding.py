@@ -15,19 +15,21 @@ from lamd_jax.training import sharding
 
 
 @pytest.mark.parametrize(
-  "preset, shape", [("dp", (8, 1, 1, 1)), ("fsdp", (1, 8, 1, 1))]
+  "preset, shape",
+  [
+    ("dp", (8, 1, 1, 1)),
+    ("fsdp", (1, 8, 1, 1)),
+    ("fsdp_tp", (1, 4, 2, 1)),
+    ("frames", (4, 1, 1, 2)),
+    ("fsdp=2,tensor=-1,frames=2", (1, 2, 2, 2)),
+  ],
 )
 def test_presets(preset, shape):
   mesh = sharding.make_mesh(preset)
   assert mesh.axis_names == ("data", "fsdp", "tensor", "frames")
   assert mesh.devices.shape == shape
   assert set(mesh.axis_types) == {AxisType.Auto}
-  assert sharding.batch_parts(mesh) == 8
-
-
-def test_unknown_preset_names_the_choices():
-  with pytest.raises(ConfigError, match="'ddp'.*dp, fsdp"):
-    sharding.make_mesh("ddp")
+  assert sharding.batch_parts(mesh) == shape[0] * shape[1]
 
 
 @pytest.mark.parametrize(
@@ -43,7 +45,34 @@ def test_unknown_preset_names_the_choices():
   ],
 )
 def test_largest_divisible_dimension_is_cut(shape, parts, spec):
-  assert sharding.spec_for(shape, 4, parts, min_bytes=64) == spec
+  sizes = {"data": 1, "fsdp": parts, "tensor": 1, "frames": 1}
+  assert sharding.spec_for(("in", "kernel"), shape, 4, sizes, min_bytes=64) == spec
+
+
+@pytest.mark.parametrize(
+  "names, shape, spec",
+  [
+    # The first of two layers by its outputs, the second by its inputs.
+    (("conv_0", "kernel"), (3, 3, 64, 128), PartitionSpec(None, None, "fsdp", "tensor")),
+    (("conv_1", "kernel"), (3, 3, 128, 64), PartitionSpec(None, None, "tensor", "fsdp")),
+    (("q", "kernel"), (64, 64), PartitionSpec("fsdp", "tensor")),
+    (("out", "kernel"), (64, 64), PartitionSpec("tensor", "fsdp")),
+    (("q", "bias"), (64,), PartitionSpec("fsdp")),
+    (("out", "kernel"), (63, 64), PartitionSpec(None, "fsdp")),  # 2 does not divide 63
+    (("kernel",), (64, 63), PartitionSpec("fsdp")),
+  ],
+)
+def test_tensor_cuts_what_lies_between_two_layers(names, shape, spec):
+  sizes = {"data": 1, "fsdp": 4, "tensor": 2, "frames": 1}
+  assert sharding.spec_for(names, shape, 4, sizes, min_bytes=64) == spec
+
+
+def test_averages_and_moments_lie_like_their_parameter():
+  mesh = sharding.make_mesh("fsdp_tp")
+  kernel = {"block": {"out": {"kernel": np.zeros((64, 32), np.float32)}}}
+  state = {"params": kernel, "ema": {"g": kernel}, "opt": [{"mu": {"g": kernel}}]}
+  found = jax.tree.leaves(sharding.state_shardings(state, mesh, min_bytes=1))
+  assert [s.spec for s in found] == [PartitionSpec("tensor", "fsdp")] * 3
 
 
 def test_large_replicated_arrays_are_named_and_small_ones_not(caplog):

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every stage of every system with every preset of the mesh, against one device.
+
+Minutes of compilation a stage: by hand, with -m slow.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import mesh_equality
+import numpy as np
+import pytest
+import tiny
+
+from lamd_jax.modes import dry_run
+from lamd_jax.systems.registry import SYSTEMS
+
+PRESETS = ("dp", "fsdp", "fsdp_tp", "frames", "fsdp=2,tensor=2,frames=2")
+STAGES = {
+  "lvdm autoencoder": (tiny.config, "autoencoder"),
+  "lvdm diffusion": (tiny.config, "diffusion"),
+  "text diffusion": (tiny.text_config, "diffusion"),
+  "lamd autoencoder": (tiny.lamd_config, "motion_autoencoder"),
+  "lamd diffusion": (tiny.lamd_config, "motion_diffusion"),
+}
+# Clips of LaMD's test have 6 frames, which 2 divides.
+
+
+def _inputs(config, name):
+  """Returns the stage, its frozen weights and a batch of noise."""
+  stages = {s.name: s for s in SYSTEMS[config.system](config).stages()}
+  stage, frozen = stages[name], {}
+  for need in stage.needs:
+    params, extras = stages[need].init(0)
+    frozen[need] = {"params": mesh_equality.filled(params, 1), "extras": extras}
+  rows = config.optim[name].batch
+  shapes = dry_run._batch(stage, config, frozen, rows)
+  random = np.random.default_rng(0)
+  draw = lambda x: random.integers(
+    0, 256 if x.dtype == np.uint8 else 2, x.shape
+  ).astype(x.dtype)
+  batch = jax.tree.map(draw, shapes)
+  return stage, frozen, batch._replace(index=np.arange(rows, dtype=np.int32))
+
+
+@functools.cache
+def _alone(case):
+  return _step(case, "one", 1)
+
+
+def _step(case, preset, devices):
+  make, name = STAGES[case]
+  config = make()
+  stage, frozen, batch = _inputs(config, name)
+  optim = config.optim[name]
+  return mesh_equality.step_on(stage, optim, frozen, batch, preset, devices)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("case", STAGES)
+def test_eight_devices_compute_what_one_does(case, preset):
+  loss, (gradient, leaf) = mesh_equality.worst(_step(case, preset, 8), _alone(case))
+  assert loss < 1e-5
+  assert gradient < 1e-5, leaf
