@@ -27,7 +27,8 @@ def _data() -> ConfigDict:
       camera="aux1",  # aux1 | main, of bair
       # explicit | ambiguous, of cater_gen; appearance: what is there, of world cater
       captions="explicit",
-      depth="none",  # none | world (a procedural one's own) | files
+      # none | world (a procedural one's own) | files | estimated (by a network)
+      depth="none",
       depth_root="",  # folder of depth files that mirrors the videos'
       world="sky",  # procedural world
       world_mode="drift",
@@ -214,6 +215,11 @@ def sample_defaults() -> ConfigDict:
       video="",  # the file to edit; "": held-out clips of the run's data
       structure_level=0,  # t_s: rounds of blur that its depth goes through
       temporal_guidance=1.0,  # below 1 more frame by frame, above 1 smoother
+      depth="",  # its depth: a grey video, near is white, or DPT-Large's weights
+      mask="",  # a video or picture, white is edited; of held-out clips instance:K
+      start="noise",  # noise | input (noised) | inverted (by DDIM)
+      strength=1.0,  # where a chain from the input starts: 1 as from noise, near 0 clean
+      shared=2,  # frames that neighbouring windows of a long video share
       replace_first_frame=False,  # the image itself instead of its reconstruction
       strip=0,  # states of the chain in strip.png, from noise to the clip; 0: none
       # Videos of any length: none | autoregressive | hierarchical | sliding

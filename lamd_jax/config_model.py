@@ -55,7 +55,7 @@ def defaults() -> ConfigDict:
       content=_content(),
       structure=dict(
         levels=7,  # T_s, rounds of blur and downsampling of the depth
-        depth_weights="",  # DPT-Large, a file of tools.convert depth; "": see data.depth
+        depth_weights="",  # DPT-Large for data.depth=estimated, of tools.convert depth
       ),
       prior=_prior(),
     )

@@ -33,7 +33,9 @@ def build(
 def paper(config: ConfigDict) -> None:
   """Stable Diffusion 1 with temporal layers; all that is frozen comes from files."""
   config.stages = _STAGES[1:]
-  config.data.update(size=256, frames=8, stride=4, tokenizer="clip", tokens=77)
+  config.data.update(
+    size=256, frames=8, stride=4, depth="estimated", tokenizer="clip", tokens=77
+  )
   model = config.model
   model.update(latent_scale=0.18215, latent_shift=0.0)
   model.content.update(encoder="clip", network="l14", context_width=768)
@@ -89,9 +91,8 @@ def demo(config: ConfigDict) -> None:
     head_channels=32,
     scale_shift_norm=False,
   )
-  model.content.update(context_width=128, frames=2)
-  model.prior.kind = "regressor"
-  model.prior.width = 256
+  model.content.update(width=64, image_channels=16, context_width=128, frames=2)
+  model.prior.update(kind="regressor", width=64)
   config.loss.update(reconstruction="mse", gan_weight=0.0, kl_weight=1e-5)
   schedule = dict(
     optimizer="muon", schedule="cosine", warmup=20, clip_norm=1.0, ema_decay=0.99
@@ -99,11 +100,17 @@ def demo(config: ConfigDict) -> None:
   config.optim.autoencoder.update(
     schedule, steps=450, batch=4, learning_rate=5e-3, ema_decay=0.98
   )
-  config.optim.content.update(schedule, steps=150, batch=64, learning_rate=2e-3)
+  config.optim.content.update(
+    steps=300, batch=32, learning_rate=1.5e-3, schedule="cosine", final_fraction=0.05,
+    warmup=20, weight_decay=0.01, clip_norm=1.0, ema_decay=0.98,
+  )  # fmt: skip
   steps = dict(image=150, video=250, structure=250, structure_levels=150)
   for stage, count in steps.items():
     config.optim[stage].update(schedule, steps=count, batch=4, learning_rate=2e-3)
-  config.optim.prior.update(schedule, steps=200, batch=64, learning_rate=2e-3)
+  config.optim.prior.update(
+    steps=200, batch=32, learning_rate=1e-3, schedule="cosine", warmup=20,
+    clip_norm=1.0, ema_decay=0.98,
+  )  # fmt: skip
   config.train.update(
     mesh="one",
     latent_cache=True,

@@ -25,7 +25,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
   ),
   "data.camera": ("aux1", "main"),
   "data.captions": ("explicit", "ambiguous", "appearance"),
-  "data.depth": ("none", "world", "files"),
+  "data.depth": ("none", "world", "files", "estimated"),
   "data.tokenizer": ("none", "words", "clip"),
   "data.resize": ("crop_antialias", "crop", "squash", "letterbox", "natops"),
   "data.sampling": (
@@ -58,6 +58,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
   "weights": ("ema", "raw"),
   "long": ("none", "autoregressive", "hierarchical", "sliding"),
   "null": ("released", "unconditional"),
+  "start": ("noise", "input", "inverted"),
   "task": ("generation", "reconstruction", "long"),
 }  # fmt: skip
 
@@ -186,6 +187,8 @@ LIMITS: dict[str, tuple[float, float]] = {
   "noise_level": (0, 100_000),
   "structure_level": (0, 16),
   "temporal_guidance": (0, 100),
+  "strength": (0.001, 1),
+  "shared": (0, 4096),
   "overlap": (0, 4096),
   "label": (-1, 10**6),
   "strip": (0, 100),
@@ -202,7 +205,7 @@ FREE_TEXT = (
   "model.autoencoder_weights", "out", "text",
   "protocol", "changes", "vocabulary", "weights_i3d", "weights_c3d", "weights_lpips",
   "weights_clip_image", "weights_clip_text",
-  "image", "motion_from", "video", "data.depth_root", "model.denoiser_weights",
+  "image", "motion_from", "video", "depth", "mask", "data.depth_root", "model.denoiser_weights",
   "model.content.image_weights", "model.content.text_weights",
   "model.structure.depth_weights",
 )  # fmt: skip

@@ -123,12 +123,9 @@ def _check_gen1(config: ConfigDict) -> None:
   model, data, stages = config.model, config.data, config.stages
   if model.first_stage != "image":
     fail("model.first_stage", model.first_stage, "must be image: gen1 encodes frames")
-  if _STRUCTURED & set(stages) and data.depth == "none" and (
-    not model.structure.depth_weights
-  ):
+  if _STRUCTURED & set(stages) and data.depth == "none":
     fail("data.depth", "none",
-         "the stages of structure need depth: world, files, or a network,"
-         " model.structure.depth_weights=FILE")  # fmt: skip
+         "the stages of structure need it; choose world, files or estimated")  # fmt: skip
   if data.frames > model.denoiser.frame_positions:
     fail("data.frames", data.frames,
          f"more than model.denoiser.frame_positions={model.denoiser.frame_positions}")  # fmt: skip

@@ -77,8 +77,9 @@ def _open(config: ConfigDict, split: str) -> tuple[Videos, clip_tables.ClipTable
 
 
 def _depth(config: ConfigDict) -> str:
-  # Configs stored before clips had depth lack the key.
-  return config.depth if "depth" in config else "none"
+  # Configs stored before clips had depth lack the key; "estimated" is for the device.
+  kind = config.depth if "depth" in config else "none"
+  return "none" if kind == "estimated" else kind
 
 
 def _truth(config: ConfigDict, videos: Videos) -> TruthReader | None:

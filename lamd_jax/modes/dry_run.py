@@ -56,7 +56,7 @@ def _batch(
     jax.ShapeDtypeStruct((rows,), jnp.int32) if config.model.motion.num_classes else None,
     tokens,
     jax.ShapeDtypeStruct((*shape[:-1], 1), jnp.uint8)
-    if data.depth != "none"
+    if data.depth not in ("none", "estimated")
     else None,
   )
   if config.train.latent_cache and stage.trains_on_latents:

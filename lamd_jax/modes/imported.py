@@ -51,8 +51,10 @@ def names(config: ConfigDict) -> tuple[str, ...]:
   own = () if not config.model.autoencoder_weights else ("autoencoder",)
   if config.system != "gen1":
     return (*own, *text_lib.Text(config, jnp.float32, "").imported)
-  content = () if config.model.content.encoder == "small" else ("clip_image", "clip_text")
-  depth = (gen1.DEPTH,) if config.model.structure.depth_weights else ()
+  content = ()
+  if config.model.content.encoder == "clip":
+    content = ("clip_image", *(("clip_text",) if "prior" in config.stages else ()))
+  depth = (gen1.DEPTH,) if config.data.depth == "estimated" else ()
   return (*own, *content, *depth)
 
 

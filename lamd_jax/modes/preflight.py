@@ -62,6 +62,28 @@ def _missing_text(config: ConfigDict, workdir: epath.Path) -> str:
   return "\n".join(lines)
 
 
+def _missing_gen1(config: ConfigDict, workdir: epath.Path) -> str:
+  """Names the files that Gen-1's frozen networks and its start come from."""
+  if config.system != "gen1":
+    return ""
+  model, convert = config.model, "python -m lamd_jax.tools.convert"
+  wanted = []
+  if config.data.depth == "estimated":
+    wanted.append(("structure.depth_weights", model.structure.depth_weights, "depth"))
+  if model.content.encoder == "clip":
+    wanted.append(("content.image_weights", model.content.image_weights, "clip-image"))
+  if model.content.encoder == "clip" and "prior" in config.stages:
+    wanted.append(("content.text_weights", model.content.text_weights, "clip"))
+  if model.denoiser_weights:
+    wanted.append(("denoiser_weights", model.denoiser_weights, "sd-unet"))
+  return "\n".join(
+    f"weights: --config.model.{key}={path or 'FILE'} is no file; it is made by {convert}"
+    f" {part}"
+    for key, path, part in wanted
+    if not pathlib.Path(imported.find(path, workdir)).is_file()
+  )
+
+
 def _missing_weights(config: ConfigDict) -> str:
   path = config.model.perceptual.weights
   trained = {"autoencoder", "motion_autoencoder"} & set(config.stages)
@@ -78,6 +100,7 @@ def check_inputs(config: ConfigDict, workdir: epath.Path) -> None:
     _missing_weights(config),
     _missing_autoencoder(config, workdir),
     _missing_text(config, workdir),
+    _missing_gen1(config, workdir),
   ]
   weights = [line for line in weights if line]
   if not data and not weights:

@@ -100,7 +100,7 @@ def _preview_batch(
     tokens = np.stack([tokenize(text) for text in texts])
   labels = pipeline.labels(data, data.eval_split, count, config.seed)
   depth = None
-  if data.depth != "none":
+  if data.depth not in ("none", "estimated"):
     depth = pipeline.depths(data, data.eval_split, count, config.seed)
   index = np.arange(len(video), dtype=np.int32)
   return types.VideoBatch(video, index, labels, tokens, depth)

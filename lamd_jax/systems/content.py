@@ -43,6 +43,7 @@ class Content:
     self.trained = settings.encoder == "small"
     self.imported = () if self.trained else (IMAGE, TEXT)
     self.needs = (STAGE,) if self.trained else self.imported
+    self.needs_for_images = self.needs[:1]  # what `images` reads
     if self.trained:
       self.width, self.sequence_width = settings.width, settings.text_width
       self.network = contrastive.Contrastive(

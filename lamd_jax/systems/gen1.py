@@ -68,8 +68,7 @@ class Gen1(latent_clips.LatentClips):
     self.unet = gen1_blocks.unet(
       dict(model.denoiser), self.latent_shape[-1], remat=config.train.remat, dtype=dtype
     )
-    # Depth of videos that come without.
-    self.estimates_depth = bool(model.structure.depth_weights)
+    self.estimates_depth = config.data.depth == "estimated"
     self.projector = content_tokens.ContentTokens(
       model.content.tokens, model.content.context_width, dtype
     )
@@ -131,14 +130,17 @@ class Gen1(latent_clips.LatentClips):
 
     Monocular, frame by frame (section 3.2), put on one scale a clip.
     """
+    return depth_lib.normalise(self.inverse_depth(weights, video))
+
+  def inverse_depth(self, weights: stage_lib.Frozen, video: jax.Array) -> jax.Array:
+    """The same before it is put on a scale, [B,T,H,W] float, frame by frame."""
     height, width = video.shape[2:4]
     frames = depth_lib.prepare(
       video.reshape(-1, height, width, 3), DPT_LARGE.size, 2 * DPT_LARGE.patch
     )
     params = weights[DEPTH]["params"]
     found = DPT_LARGE.clone(dtype=self._dtype).apply({"params": params}, frames)
-    found = depth_lib.restore(found, height, width)
-    return depth_lib.normalise(found.reshape(video.shape[:-1]))
+    return depth_lib.restore(found, height, width).reshape(video.shape[:-1])
 
   def structure(
     self, weights: stage_lib.Frozen, depth: jax.Array, level: jax.Array
@@ -176,6 +178,43 @@ class Gen1(latent_clips.LatentClips):
     if prompt.image is not None:
       return self.content.images(weights, prompt.image[:, 0])
     return self.prior.sample_embedding(weights, streams, index, prompt.tokens)
+
+  def conditions(
+    self,
+    name: str,
+    weights: stage_lib.Frozen,
+    embedding: jax.Array,
+    prompt: types.Prompt,
+  ) -> tuple[types.Conditions, types.Conditions]:
+    """What the network of stage `name` is told, with the content and without.
+
+    Both have the prompt's structure, if the stage knows any. `embedding` is [B,D].
+    """
+    params, extras = weights[name]["params"], weights[name]["extras"]
+    ones = jnp.ones(embedding.shape[:1], bool)
+    told = types.Conditions(context=self.tokens(params, extras, embedding, ones))
+    if name in STRUCTURED:
+      depth = self.structure(weights, prompt.depth, prompt.structure_level)
+      told = told._replace(concat=depth)
+    return told, told._replace(context=self.tokens(params, extras, embedding, ~ones))
+
+  def guided(
+    self,
+    name: str,
+    weights: stage_lib.Frozen,
+    null: types.Conditions,
+    settings: sampling.SamplerSettings,
+  ) -> Denoiser:
+    """The network of stage `name` under the paper's guidance (section 3.4)."""
+    params = weights[name]["params"]
+    image = self.denoiser(params, "image")
+    return guidance_lib.three_term(
+      image if name == "image" else self.denoiser(params, "video"),
+      image,
+      lambda c: c._replace(context=null.context),
+      settings.guidance,
+      settings.temporal_guidance,
+    )
 
   def sample_latents(
     self,
@@ -220,23 +259,11 @@ class Gen1(latent_clips.LatentClips):
       start: the state that the chain starts from; None: noise.
       constraint: what the states are held to, see `diffusion.constraints`.
     """
-    params, extras = weights[name]["params"], weights[name]["extras"]
-    ones = jnp.ones(index.shape, bool)
     embedding = self.embedding(weights, streams, index, prompt)
-    conditions = types.Conditions(context=self.tokens(params, extras, embedding, ones))
-    null = self.tokens(params, extras, embedding, ~ones)
-    if name in STRUCTURED:
-      depth = self.structure(weights, prompt.depth, prompt.structure_level)
-      conditions = conditions._replace(concat=depth)
-      frames = depth.shape[1]
-    image = self.denoiser(params, "image")
-    denoise = guidance_lib.three_term(
-      image if name == "image" else self.denoiser(params, "video"),
-      image,
-      lambda c: c._replace(context=null),
-      settings.guidance,
-      settings.temporal_guidance,
-    )
+    conditions, null = self.conditions(name, weights, embedding, prompt)
+    if conditions.concat is not None:
+      frames = conditions.concat.shape[1]
+    denoise = self.guided(name, weights, null, settings)
     shape = (frames or self.latent_shape[0], *self.latent_shape[1:])
     return sampling.chain(
       denoise, self.process, settings, streams, index, shape, conditions, constraint,

@@ -68,7 +68,9 @@ class Gen1Stage(DenoiserStage):
     self.variants = ("image",) if still else ("video", "image")
     self.groups = ("denoiser", "projector", *(() if still else ("temporal",)))
     depth = (DEPTH,) if system.estimates_depth else ()
-    self.needs = self.encoded_by = ("autoencoder", *system.content.needs, *depth)
+    self.needs = self.encoded_by = (
+      "autoencoder", *system.content.needs_for_images, *depth
+    )  # fmt: skip
     self.averaged = self.groups if system.config.optim[name].ema_decay else ()
 
   def variant_at(self, step: int) -> str:

@@ -43,7 +43,8 @@ class PriorStage:
     """
     self._prior = prior
     self.encode, self.cached_as = like.encode, like.cached_as
-    self.needs = self.encoded_by = like.encoded_by
+    self.encoded_by = like.encoded_by
+    self.needs = tuple(dict.fromkeys((*like.encoded_by, *prior.needs)))
     self.frames = config.data.frames
     learns = config.model.prior.kind != "mean_shift"
     average = learns and config.optim[self.name].ema_decay
