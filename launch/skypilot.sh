@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# SkyPilot: a managed job, on spot machines of whichever cloud has them.
+#
+#   launch/skypilot.sh --name NAME --bucket BUCKET [--nodes 1] [--accelerators H100:8]
+#     [--dry-run] -- COMMAND...
+#
+# Idempotent: a managed job of this name that is not finished is left alone. SkyPilot
+# starts the job elsewhere when its machines are taken; launch/skypilot.yaml starts COMMAND
+# again on 75. The bucket is mounted as ./bucket: give COMMAND a --workdir below it.
+
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+# shellcheck source=launch/common.sh
+source "$here/common.sh"
+
+name='' bucket='' nodes=1 accelerators=H100:8
+(($#)) || usage
+while (($#)); do
+  case "$1" in
+    --name) name="$2" && shift ;;
+    --bucket) bucket="$2" && shift ;;
+    --nodes) nodes="$2" && shift ;;
+    --accelerators) accelerators="$2" && shift ;;
+    --dry-run) DRY_RUN=1 ;;
+    --help) usage 0 ;;
+    --) shift && break ;;
+    *) fail "unknown flag $1" ;;
+  esac
+  shift
+done
+needs "$name" --name
+needs "$bucket" --bucket
+(($#)) || fail "no command after --"
+
+if ((!DRY_RUN)) && sky jobs queue --skip-finished | grep -qwF -- "$name"; then
+  say "a managed job named $name is not finished: left alone"
+  exit 0
+fi
+cd "$here/.."
+run sky jobs launch --yes --detach-run --name "$name" --num-nodes "$nodes" \
+  --gpus "$accelerators" --env COMMAND="$(show "$@")" --env BUCKET="$bucket" \
+  launch/skypilot.yaml

@@ -1,0 +1,108 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# A TPU slice by a queued resource: all workers run COMMAND, again after a preemption.
+#
+#   launch/tpu_pod.sh --name NAME --zone ZONE --type v5litepod-32 [--spot]
+#     [--runtime v2-alpha-tpuv5-lite] [--setup COMMAND] [--project P] [--restarts N]
+#     [--keep] [--dry-run] -- COMMAND...
+#
+# Idempotent: a request of this name that exists is used, one that is suspended or has
+# failed is deleted and made again. --setup runs on every worker of a new slice, before
+# COMMAND (to install the package). The slice is deleted at the end unless --keep.
+# COMMAND needs a --workdir=gs://... that all workers reach.
+
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+# shellcheck source=launch/common.sh
+source "$here/common.sh"
+
+name='' zone='' type='' project='' setup='' runtime=v2-alpha-tpuv5-lite
+spot=0 keep=0 restarts=1000
+(($#)) || usage
+while (($#)); do
+  case "$1" in
+    --name) name="$2" && shift ;;
+    --zone) zone="$2" && shift ;;
+    --type) type="$2" && shift ;;
+    --project) project="$2" && shift ;;
+    --runtime) runtime="$2" && shift ;;
+    --setup) setup="$2" && shift ;;
+    --restarts) restarts="$2" && shift ;;
+    --spot) spot=1 ;;
+    --keep) keep=1 ;;
+    --dry-run) DRY_RUN=1 ;;
+    --help) usage 0 ;;
+    --) shift && break ;;
+    *) fail "unknown flag $1" ;;
+  esac
+  shift
+done
+needs "$name" --name
+needs "$zone" --zone
+needs "$type" --type
+(($#)) || fail "no command after --"
+
+where=(--zone="$zone")
+[[ -z $project ]] || where+=(--project="$project")
+queued=(gcloud alpha compute tpus queued-resources)
+remote="$(show "$@")"
+fresh=0
+
+# ACTIVE, WAITING_FOR_RESOURCES, SUSPENDED, ...; NONE if there is no such request.
+state() {
+  "${queued[@]}" describe "$name" "${where[@]}" --format='value(state.state)' \
+    2>/dev/null || echo NONE
+}
+
+delete() {
+  run "${queued[@]}" delete "$name" "${where[@]}" --force --quiet
+}
+
+create() {
+  local flags=(--node-id="$name" --accelerator-type="$type" --runtime-version="$runtime")
+  ((!spot)) || flags+=(--spot)
+  run "${queued[@]}" create "$name" "${where[@]}" "${flags[@]}"
+  fresh=1
+}
+
+# Returns once the slice is there.
+wait_active() {
+  if ((DRY_RUN)); then
+    create
+    return
+  fi
+  while :; do
+    local now
+    now="$(state)"
+    case "$now" in
+      ACTIVE) return ;;
+      NONE) create ;;
+      SUSPENDED | FAILED)
+        say "$name is $now: asking for it anew"
+        delete
+        ;;
+      *) say "$name is $now" ;;
+    esac
+    sleep "$POLL_SECONDS"
+  done
+}
+
+on_workers() {
+  run gcloud compute tpus tpu-vm ssh "$name" "${where[@]}" --worker=all --command="$1"
+}
+
+for ((attempt = 0; attempt <= restarts; attempt++)); do
+  wait_active
+  code=0
+  if ((fresh)) && [[ -n $setup ]]; then on_workers "$setup" || code=$?; fi
+  if ((code == 0)); then
+    fresh=0
+    on_workers "$remote" || code=$?
+  fi
+  ((code != 0)) || break
+  if ((code != PREEMPTED)) && [[ $(state) == ACTIVE ]]; then
+    break # the run's own failure, not the machines'
+  fi
+  say "preempted (exit $code): start $((attempt + 1)) again"
+done
+((keep)) || delete
+exit "$code"
