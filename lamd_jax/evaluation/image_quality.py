@@ -49,12 +49,16 @@ def psnr(a: np.ndarray, b: np.ndarray) -> Psnr:
   return Psnr(np.array(clips), identical)
 
 
-def _filter(length: int, window: np.ndarray) -> np.ndarray:
-  """Matrix of the valid positions of a symmetric window along an axis."""
-  matrix = np.zeros((length - len(window) + 1, length))
-  for row in range(len(matrix)):
-    matrix[row, row : row + len(window)] = window
-  return matrix
+def _smooth(x: np.ndarray, window: np.ndarray) -> np.ndarray:
+  """Weighted means of x [T,H,W,C] where a symmetric window fits, along H and W."""
+  for axis in (1, 2):
+    count = x.shape[axis] - len(window) + 1
+    at = lambda k: x[(slice(None),) * axis + (slice(k, k + count),)]
+    total = window[0] * at(0)
+    for k in range(1, len(window)):
+      total += window[k] * at(k)
+    x = total
+  return x
 
 
 def _ssim(a: np.ndarray, b: np.ndarray, window: np.ndarray, bessel: float) -> np.ndarray:
@@ -64,10 +68,7 @@ def _ssim(a: np.ndarray, b: np.ndarray, window: np.ndarray, bessel: float) -> np
     raise DataError(
       f"frames are {a.shape[3]}x{a.shape[2]}; SSIM needs {len(window)} pixels or more"
     )
-  rows, columns = (_filter(length, window) for length in a.shape[2:4])
-  smooth = lambda x: np.einsum(
-    "hi,tijc,wj->thwc", rows, x, columns, optimize=True
-  )
+  smooth = lambda x: _smooth(x, window)
   c1, c2 = 0.01**2, 0.03**2  # of values in [0,1]
   found = []
   for x, y in zip(a, b):
