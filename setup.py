@@ -6,7 +6,9 @@ import pathlib
 import setuptools
 
 PARITY = ["torch==2.13.0", "transformers>=5"]
-TEST = ["pytest>=8", "pytest-xdist>=3", "tensorboard>=2.16"]
+TEST = [
+  "pytest>=8", "pytest-xdist>=3", "tensorboard>=2.16", "jsonschema>=4", "pyyaml>=6"
+]
 
 setuptools.setup(
   name="lamd_jax",

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes that are killed, told to stop, and started again in another number.
+
+Always four devices; gloo between the processes.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+import toy_processes
+
+from lamd_jax.training import checkpoints
+from lamd_jax.training import loop
+
+STEPS = 10
+
+
+def _start(workdir, processes, event="none", at=0, victim=1):
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = free.getsockname()[1]
+  common = {
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+  }
+  if processes > 1:
+    common["JAX_NUM_PROCESSES"] = str(processes)
+    common["JAX_COORDINATOR_ADDRESS"] = f"localhost:{port}"
+  arguments = [str(workdir), str(STEPS), event, str(at), str(victim)]
+  return [
+    subprocess.Popen(
+      [sys.executable, toy_processes.__file__, *arguments],
+      env={**common, **({"JAX_PROCESS_ID": str(i)} if processes > 1 else {})},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+    for i in range(processes)
+  ]
+
+
+def _finish(started):
+  """Returns the exit codes and outputs."""
+  try:
+    outputs = [process.communicate(timeout=240)[0] for process in started]
+  finally:
+    for process in started:
+      process.kill()
+  return [process.returncode for process in started], outputs
+
+
+def _kill_one(workdir):
+  """Two processes; the second is killed at step 5, as is then the first, which waits."""
+  started = _start(workdir, 2, "kill", at=5)
+  try:
+    started[1].wait(240)
+    assert started[1].returncode == -signal.SIGKILL, started[1].communicate()[0]
+    time.sleep(0.5)
+  finally:
+    for process in started:
+      process.kill()
+      process.communicate()
+  saved = checkpoints.steps(workdir)
+  assert saved and saved[-1] in (2, 4)
+  return saved[-1]
+
+
+def _losses(workdir):
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  return {r["step"]: r["loss/generator"] for r in map(json.loads, lines)}
+
+
+def _order(workdir):
+  """Step -> all sets of clips that the processes of some start took together."""
+  found = collections.defaultdict(list)
+  for path in sorted(workdir.glob("order-*.jsonl")):
+    for step, index in map(json.loads, path.read_text().splitlines()):
+      found[step].append(index)
+  return {step: sorted(sum(parts, [])) for step, parts in found.items()}
+
+
+def _expected_order():
+  size = toy_processes.BATCH
+  return {step: list(range(step * size, (step + 1) * size)) for step in range(STEPS)}
+
+
+def _forget_order(workdir):
+  for path in workdir.glob("order-*.jsonl"):
+    path.unlink()
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+  """The losses of a run in this process that nothing disturbs."""
+  before = signal.getsignal(signal.SIGTERM)
+  workdir = tmp_path_factory.mktemp("unbroken")
+  assert toy_processes.train(workdir, STEPS) == loop.Result("finished", STEPS)
+  signal.signal(signal.SIGTERM, before)
+  assert _order(workdir) == _expected_order()
+  return _losses(workdir)
+
+
+def _check(workdir, unbroken, first):
+  """Losses of all steps, and the order from the step that the last start began at."""
+  losses = _losses(workdir)
+  assert losses == pytest.approx(unbroken, rel=1e-5)
+  expected = {k: v for k, v in _expected_order().items() if k >= first}
+  assert _order(workdir) == expected
+
+
+def test_killed_then_terminated_then_alone(tmp_path, unbroken):
+  """Two are killed; two go on until one gets SIGTERM and both save; one finishes."""
+  saved = _kill_one(tmp_path)
+  _forget_order(tmp_path)
+  codes, outputs = _finish(_start(tmp_path, 2, "term", at=5, victim=1))
+  assert codes == [75, 75], outputs
+  # The flags are exchanged every 8 steps.
+  assert all("result preempted 8" in output for output in outputs)
+  assert checkpoints.steps(tmp_path)[-1] == 8
+  before = signal.getsignal(signal.SIGTERM)
+  assert toy_processes.train(tmp_path, STEPS) == loop.Result("finished", STEPS)
+  signal.signal(signal.SIGTERM, before)
+  _check(tmp_path, unbroken, saved)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_any_number_goes_on_where_two_were_killed(tmp_path, unbroken, processes):
+  saved = _kill_one(tmp_path)
+  _forget_order(tmp_path)
+  codes, outputs = _finish(_start(tmp_path, processes))
+  assert codes == [0] * processes, outputs
+  assert all(f"result finished {STEPS}" in output for output in outputs)
+  _check(tmp_path, unbroken, saved)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_the_signal_may_reach_any_process(tmp_path, victim):
+  codes, outputs = _finish(_start(tmp_path, 2, "term", at=2, victim=victim))
+  assert codes == [75, 75], outputs
+  assert checkpoints.steps(tmp_path)[-1] == 8
