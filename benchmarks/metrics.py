@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 import json
+import os
 import pathlib
 import tempfile
 from typing import Any
@@ -235,6 +236,8 @@ def main() -> None:
     harness.use_threads(flags.threads)
     _serve(flags)
     return
+  # NumPy reads it once, at its import, which a worker does before anything else.
+  os.environ["OMP_NUM_THREADS"] = str(flags.threads)
   report: dict[str, Any] = {"machine": harness.machine(), "cases": {}}
   print(report["machine"], flush=True)
   rows = []

@@ -169,3 +169,27 @@ def test_long_videos_are_scored_by_segment(tmp_path, monkeypatch):
   assert second > 5 * first and second > 5 * floor > 0
   folder = tmp_path / "eval" / "random_small_16f-long"
   assert len((folder / "segments.csv").read_text().splitlines()) == 1 + 2 * 2
+
+
+@pytest.mark.slow
+def test_captioned_clips_of_the_world_are_described_by_the_tracker(tmp_path):
+  config = tiny.text_config(data__frames=8, data__size=64)
+
+  class Knowing(Model):
+    def generate(self, n, **knobs):
+      """The true clips, as a perfect model would make them of their captions."""
+      self.asked.append(knobs["text"])
+      data = config.data.copy_and_resolve_references()
+      with data.unlocked():
+        data.sampling = "first"
+      clips = pipeline.clips(data, data.eval_split, n, config.seed)
+      return [types.SimpleNamespace(frames=clip) for clip in clips]
+
+  model = Knowing(config)
+  evaluation = _evaluation(protocol="cater_precision_mage", changes="frames=8")
+  found = evaluate_protocol.report(model, config, tmp_path, evaluation)
+  first = lambda name: found["scores"][name][0]["value"]
+  assert first("fakes") == first("ceiling: real clips, tracked") > 0.8
+  assert first("floor: captions of other clips") < first("fakes") - 0.2
+  captions = (tmp_path / "eval" / "cater_precision_mage-generation" / "captions.txt")
+  assert captions.read_text().splitlines() == model.asked[0]
