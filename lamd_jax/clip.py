@@ -1,36 +1,195 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A finished clip, as Python gives it to its users."""
+"""A finished clip, as Python gives it to its users: it saves, opens and shows itself."""
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable, Mapping, Sequence
+import json
 import os
+import pathlib
+import shutil
 from typing import NamedTuple
+import zipfile
 
-from etils import epath
+import av
 import numpy as np
+from PIL import Image
 
 from lamd_jax import media
+from lamd_jax.errors import DataError
+
+Path = str | os.PathLike[str]
+_FACTS = "clip.json"  # beside the pictures of a folder: frames a second, frames
+_SHOWN = 256  # pixels: smaller clips are shown larger, sharp-edged
 
 
 class Clip(NamedTuple):
-  """A finished clip: frames [T,H,W,3] uint8, fps frames a second."""
+  """A finished clip: frames [T,H,W,3] uint8, fps frames a second.
+
+  `save` never rescales and never changes the range of values. npz, a folder of png and
+  webp give the same numbers back; mp4 (4:2:0 chroma, quality in `media.CRF`) and gif
+  (256 colours) are near them.
+  """
 
   frames: np.ndarray
   fps: float
 
-  def save(self, path: str | os.PathLike[str]) -> None:
-    """Writes the clip; the suffix says how: .mp4, .gif or .npz."""
-    suffix = epath.Path(path).suffix
-    if suffix == ".mp4":
-      media.write_mp4(path, self.frames, self.fps)
-    elif suffix == ".gif":
-      media.write_gif(path, self.frames, self.fps)
-    elif suffix == ".npz":
-      media.write_npz(path, self.frames[None])
-    else:
-      raise ValueError(f"{path}: unknown suffix; use .mp4, .gif or .npz")
+  def save(self, path: Path) -> None:
+    """Writes the clip; the suffix says how.
+
+    .mp4, .gif, .webp (lossless), .npz (`arr_0` [1,T,H,W,3] as LVDM's samples, `fps`),
+    or none for a folder of 00000.png, 00001.png, ..., which replaces an older clip.
+
+    Raises:
+      ValueError: an unknown suffix, frames that are not uint8 [T,H,W,3], a rate that
+        is not above 0, or a folder that holds something else than a clip.
+    """
+    suffix = pathlib.Path(path).suffix.lower()
+    if suffix not in _WRITE:
+      raise ValueError(f"{path}: unknown suffix; use {_known()}")
+    media.check_frames(self.frames)
+    if not self.fps > 0:
+      raise ValueError(f"{path}: fps={self.fps}: must be above 0")
+    _WRITE[suffix](path, self)
+
+  @classmethod
+  def open(cls, path: Path, fps: float | None = None) -> Clip:
+    """Reads a clip that `save` wrote, or another video.
+
+    Args:
+      path: a file .npz, .webp, .gif or of any video format, or a folder of images.
+      fps: the rate where nothing is stored (a folder or npz of others), and instead of
+        what is.
+
+    Raises:
+      DataError: in one line: absent, not readable, or without a rate.
+    """
+    path = pathlib.Path(path).expanduser()
+    if not path.exists():
+      raise DataError(f"{path}: no such file or folder")
+    kind = "" if path.is_dir() else path.suffix.lower()
+    try:
+      frames, stored = _READ.get(kind, media.read_video)(path)
+      frames = media.check_frames(frames)
+    except DataError:
+      raise
+    except (
+      OSError, ValueError, LookupError, SyntaxError, av.FFmpegError, zipfile.BadZipFile,
+      Image.DecompressionBombError,
+    ) as error:  # fmt: skip
+      raise DataError(f"{path}: holds no clip that can be read ({error})") from error
+    rate = fps or stored
+    if not rate > 0:
+      raise DataError(f"{path}: stores no frames a second; say Clip.open(path, fps=8)")
+    return cls(frames, float(rate))
+
+  def show(self) -> None:
+    """Shows the clip in the notebook; elsewhere says how to see it."""
+    try:
+      from IPython import display  # Late: only notebooks have it.
+    except ImportError:
+      print("Clip.show is for notebooks; elsewhere: clip.save('clip.mp4')", flush=True)
+      return
+    display.display(display.HTML(self._repr_html_()))
 
   def _repr_html_(self) -> str:
-    data = base64.b64encode(media.encode_gif(self.frames, self.fps)).decode()
-    return f'<img src="data:image/gif;base64,{data}" width="256">'
+    data = media.encode_webp(self.frames, self.fps, lossless=False)
+    width = max(_SHOWN, self.frames.shape[2])
+    return (
+      f'<img src="data:image/webp;base64,{base64.b64encode(data).decode()}" width="{width}"'
+      ' style="image-rendering:pixelated">'
+    )
+
+
+def tile(clips: Sequence[Clip], columns: int = 0) -> Clip:
+  """Lays clips out in a grid, row by row, a white pixel between: one clip.
+
+  Args:
+    clips: of one shape and one rate.
+    columns: of the grid; 0 for the smallest square that holds all.
+
+  Raises:
+    ValueError: no clip, or clips that differ.
+  """
+  clips = list(clips)
+  if not clips:
+    raise ValueError("tile: no clip was given")
+  for clip in clips:
+    if clip.frames.shape != clips[0].frames.shape or clip.fps != clips[0].fps:
+      raise ValueError(
+        f"tile: a clip is {clip.frames.shape} at {clip.fps:g} frames a second, the"
+        f" first {clips[0].frames.shape} at {clips[0].fps:g}; give clips that are alike"
+      )
+    media.check_frames(clip.frames)
+  return Clip(media.grid([clip.frames for clip in clips], columns), clips[0].fps)
+
+
+def _known() -> str:
+  return ", ".join(s for s in _WRITE if s) + ", or none for a folder of png"
+
+
+def _write_npz(path: Path, clip: Clip) -> None:
+  arrays = {"arr_0": clip.frames[None], "fps": np.float64(clip.fps)}
+  media.atomically(path, lambda partial: np.savez_compressed(partial, **arrays))
+
+
+def _read_npz(path: pathlib.Path) -> tuple[np.ndarray, float]:
+  with np.load(path) as file:  # never unpickles
+    clips = file["arr_0"]
+    if clips.ndim != 5 or len(clips) != 1:
+      raise ValueError(f"arr_0 is {clips.shape}, not one clip [1,T,H,W,3]")
+    return clips[0], float(file["fps"]) if "fps" in file else 0.0
+
+
+def _write_webp(path: Path, clip: Clip) -> None:
+  data = media.encode_webp(clip.frames, clip.fps, lossless=True)
+  media.atomically(path, lambda partial: partial.write_bytes(data))
+
+
+def _write_folder(path: Path, clip: Clip) -> None:
+  """Writes beside the target and renames, so that no mixture of clips is ever there."""
+  folder = pathlib.Path(path)
+  if folder.exists() and not (folder / _FACTS).is_file() and (
+    not folder.is_dir() or any(folder.iterdir())
+  ):  # fmt: skip
+    raise ValueError(f"{folder}: holds something else than a clip; name another folder")
+  partial = folder.with_name(f".{folder.name}.part")
+  old = folder.with_name(f".{folder.name}.old")
+  for left in (partial, old):
+    shutil.rmtree(left, ignore_errors=True)
+  partial.mkdir(parents=True)
+  for t, frame in enumerate(clip.frames):
+    Image.fromarray(frame).save(partial / f"{t:05d}.png")
+  facts = {"fps": clip.fps, "frames": len(clip.frames)}
+  (partial / _FACTS).write_text(json.dumps(facts) + "\n")
+  if folder.exists():
+    os.rename(folder, old)
+  os.rename(partial, folder)
+  shutil.rmtree(old, ignore_errors=True)
+
+
+def _read_folder(folder: pathlib.Path) -> tuple[np.ndarray, float]:
+  names = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".png", ".jpg"))
+  frames = []
+  for name in names:
+    with Image.open(name) as picture:
+      frames.append(np.asarray(picture.convert("RGB")))
+  facts = folder / _FACTS
+  fps = float(json.loads(facts.read_text())["fps"]) if facts.is_file() else 0.0
+  return np.stack(frames), fps
+
+
+_WRITE: Mapping[str, Callable[[Path, Clip], None]] = {
+  ".mp4": lambda path, clip: media.write_mp4(path, clip.frames, clip.fps),
+  ".gif": lambda path, clip: media.write_gif(path, clip.frames, clip.fps),
+  ".webp": _write_webp,
+  ".npz": _write_npz,
+  "": _write_folder,
+}
+_READ: Mapping[str, Callable[[pathlib.Path], tuple[np.ndarray, float]]] = {
+  ".gif": media.read_pictures,
+  ".webp": media.read_pictures,
+  ".npz": _read_npz,
+  "": _read_folder,
+}
