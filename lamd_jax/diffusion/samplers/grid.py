@@ -105,3 +105,12 @@ def make(
   if steps == process.schedule.steps and spacing != "ddim_release":
     spacing = "trailing"
   return SPACINGS[spacing](process.schedule, steps)
+
+
+def cut(grid: np.ndarray, level: float) -> np.ndarray:
+  """Returns the positions of `grid` below `level`, and `level` before them.
+
+  A chain that starts there from a noised clip is SDEdit (Meng et al., arXiv
+  2108.01073, section 3). The last position of `grid` is below `level`.
+  """
+  return np.append(level, grid[grid < level])
