@@ -73,11 +73,12 @@ def worst(found, expected):
   """The largest relative difference of a loss and of a leaf's gradient, with its path.
 
   A leaf's is ||a - b|| / ||b||. Biases in front of a norm that takes them out again
-  have the gradient 0 up to rounding: a leaf counts as no smaller than 1e-6 of all.
+  have the gradient 0 and show rounding alone: a leaf counts as no smaller than 0.006 of
+  all, so that at a limit of 1e-5 float32's epsilon of all, 6e-8, passes.
   """
   moments, losses = expected
   leaves = jax.tree_util.tree_leaves_with_path(moments)
-  floor = 1e-6 * np.sqrt(sum(np.sum(np.square(x)) for _, x in leaves))
+  floor = 6e-3 * np.sqrt(sum(np.sum(np.square(x)) for _, x in leaves))
   gradients = max(
     (float(np.linalg.norm(a - b) / max(np.linalg.norm(b), floor)),
      jax.tree_util.keystr(path))
