@@ -26,6 +26,7 @@ from lamd_jax import rng
 from lamd_jax import run_folder
 from lamd_jax import sample_checks
 from lamd_jax import types
+from lamd_jax import watching
 from lamd_jax.clip import Clip
 from lamd_jax.data import captions
 from lamd_jax.data import pipeline
@@ -40,7 +41,7 @@ from lamd_jax.training import checkpoints
 from lamd_jax.training import compile_cache
 from lamd_jax.training import precision
 
-Progress = Callable[[int, int], None]  # clips done, clips in all
+Progress = watching.Progress
 
 
 class Model:
@@ -56,6 +57,7 @@ class Model:
     self.fps = pipeline.fps(config.data)
     dtype = precision.compute_dtype(config.train.compute)
     self.system = SYSTEMS[config.system](config, dtype)
+    self._listener = watching.Listener()
     self._long = functools.lru_cache(maxsize=4)(
       functools.partial(long_video.Programs, self.system)
     )
@@ -84,13 +86,14 @@ class Model:
     image: Any = None,
     motion_from: Any = None,
     label: int | Sequence[int] = -1,
-    progress: Progress = lambda done, total: None,
+    progress: Progress | bool = False,
+    callback: watching.Callback | None = None,
     **knobs: Any,
   ) -> Clip | list[Clip]:
     """Generates clips.
 
     Args:
-      n: how many clips; None gives one `Clip` and not a list.
+      n: how many clips; None gives one `Clip` and not a list, or one a seed.
       text: a caption, or several that clips take in turn; "" for none.
       image: what is to move, in systems that animate: a path, an array [H,W,3] uint8,
         or a list of them that clips take in turn; None takes held-out clips' first
@@ -98,11 +101,13 @@ class Model:
       motion_from: a path, a `Clip` or an array [T,H,W,3] uint8 whose motion the image
         takes over; nothing is generated then.
       label: a class, or several that clips take in turn; -1 for none.
-      progress: called with (clips done, clips in all).
+      progress: True for a bar of clips and steps, or called with (clips done, all).
+      callback: called at each step of a chain with (step, steps, states of the batch
+        [B,t,h,w,c] float32); an exception of it ends the call.
       **knobs: the names and defaults of `--sample.*` (config.sample_defaults):
         frames, seed, sampler, steps, spacing, eta, guidance, batch, decode_chunk, fps;
         replace_first_frame, and for videos of any length long, noise_level, null,
-        overlap.
+        overlap. A list of seeds: clips take them in turn, each the first of its seed.
 
     Returns:
       A `Clip`, or a list of n. Clip i is a function of the weights, the knobs and i.
@@ -111,13 +116,17 @@ class Model:
       ConfigError: a knob that is unknown or out of range, in one line.
       DataError: an image or a video that cannot be read, likewise.
     """
+    n, knobs, seeds = watching.split_seeds(n, knobs)
     settings, given = self._asked(n, text, image, motion_from, label, knobs)
-    fps = settings.fps or self.fps
+    fps, watch = settings.fps or self.fps, watching.Watch(
+      self._listener, progress, callback, settings
+    )
     if settings.long == "none":
-      made = self._run(settings, given, progress)
+      made = self._run(settings, given, seeds, watch)
     else:
-      videos = [self.long_video(i, **knobs) for i in range(settings.n)]
-      made = [np.concatenate(list(stream(video))) for video in videos]
+      own = watching.own_seeds(knobs, seeds, settings.n)
+      videos = [self.long_video(number, **knobs) for number, knobs in own]
+      made = [np.concatenate(list(stream(video))) for video in watch.each(videos)]
     clips = [Clip(frames, fps) for frames in made]
     return clips[0] if n is None else clips
 
@@ -245,19 +254,23 @@ class Model:
     return types.Prompt(tokens, label, image, depth, level)
 
   def _run(
-    self, settings: ConfigDict, given: inputs.Given, progress: Progress
-  ) -> list[np.ndarray]:
-    sampler, streams = _sampler(settings), _streams(settings)
+    self, settings: ConfigDict, given: inputs.Given, seeds: Sequence[int],
+    watch: watching.Watch,
+  ) -> list[np.ndarray]:  # fmt: skip
+    sampler = watch.sampler(_sampler(settings))
+    root = _streams(settings)
     batch = min(settings.batch, settings.n)
     clips: list[np.ndarray] = []
     for start in range(0, settings.n, batch):
       # The last batch is filled up, so that one compiled program serves all.
       index = np.arange(start, start + batch, dtype=np.int32)
       prompt = self._prompt(given, index, settings.structure_level)
+      streams, numbers = watching.rows(root, seeds, index)
       if given.motion is None:
-        latents = self._sample(
-          self.weights, streams, index, prompt, sampler, settings.frames
-        )
+        with watch.chain():
+          latents = self._sample(
+            self.weights, streams, numbers, prompt, sampler, settings.frames
+          )
       else:
         latents = self._motion(self.weights, given.motion[None])
         latents = jnp.repeat(latents, batch, axis=0)
@@ -265,7 +278,7 @@ class Model:
       if settings.replace_first_frame:
         made = np.asarray(lamd.with_first_frame(made, prompt.image))
       clips.extend(made)
-      progress(min(start + batch, settings.n), settings.n)
+      watch.clips(min(start + batch, settings.n))
     return clips[: settings.n]
 
   @functools.cached_property

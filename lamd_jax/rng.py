@@ -22,21 +22,24 @@ def root(seed: int) -> jax.Array:
 
 
 def stream(root_key: jax.Array, name: str, step: jax.Array | int) -> jax.Array:
-  """Returns the key of stream `name` at `step`."""
+  """Returns the key of stream `name` at `step`; of each root key, if there are several."""
   # crc32 and not hash(): Python salts the latter per process.
-  named = jax.random.fold_in(root_key, zlib.crc32(name.encode()))
-  return jax.random.fold_in(named, step)
+  fold = jax.vmap(jax.random.fold_in, (0, None)) if root_key.ndim else jax.random.fold_in
+  return fold(fold(root_key, zlib.crc32(name.encode())), step)
 
 
 def example_keys(key: jax.Array, index: jax.Array) -> jax.Array:
-  """Returns one key per example, [B], from the examples' global indices [B]."""
-  return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+  """Returns one key per example, [B], from the examples' global indices [B].
+
+  `key` is a scalar, or [B] where examples have seeds of their own.
+  """
+  return jax.vmap(jax.random.fold_in, (0 if key.ndim else None, 0))(key, index)
 
 
 class Streams(NamedTuple):
   """The streams of one step; the only source of randomness a stage gets."""
 
-  root: jax.Array
+  root: jax.Array  # scalar key, or [B]: one an example
   step: jax.Array  # int32 scalar
 
   def key(self, name: str) -> jax.Array:

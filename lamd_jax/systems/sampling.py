@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
+from typing import Any
 
 import jax
+from jax.experimental import io_callback
 
 from lamd_jax import rng
 from lamd_jax import types
@@ -26,6 +29,8 @@ class SamplerSettings:
   spacing: str  # where the chain stops: a key of grid.SPACINGS
   guidance: float  # classifier-free guidance; 1: off
   temporal_guidance: float  # Gen-1's, between its image and its video model; 1: off
+  # Called on the host with (position, states) before each network call; None: off.
+  watch: Callable[[Any, Any], None] | None = None
 
 
 def chain(
@@ -47,6 +52,8 @@ def chain(
   guided already; `settings.guidance` is for who calls. `start` is the first state,
   noise if None.
   """
+  if settings.watch is not None:
+    denoise = _watched(denoise, settings.watch)
   return samplers.SAMPLERS[settings.sampler](
     denoise,
     process,
@@ -58,3 +65,13 @@ def chain(
     constraint=constraint,
     return_states=return_states,
   )
+
+
+def _watched(
+  denoise: chain_lib.Denoiser, watch: Callable[[Any, Any], None]
+) -> chain_lib.Denoiser:
+  def call(z: jax.Array, t: jax.Array, conditions: types.Conditions) -> jax.Array:
+    io_callback(watch, None, t[0], z, ordered=True)
+    return denoise(z, t, conditions)
+
+  return call
