@@ -101,9 +101,8 @@ def program(
 
   def chain(weights, root, prompt):
     streams = rng.Streams(root, jnp.zeros((), jnp.int32))
-    return system.sample_latents(
-      weights, streams, index, prompt, settings, 0 if name == "lamd" else frames
-    )
+    # 0: as long as `latent_shape`, which of pixels is not what the config says.
+    return system.sample_latents(weights, streams, index, prompt, settings, 0)
 
   if part == "chain":
     return chain, (weights, rng.root(0), prompt)
