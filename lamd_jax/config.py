@@ -246,6 +246,7 @@ def eval_defaults() -> ConfigDict:
       bootstrap=1000,  # resamples behind a 95 % interval
       sampler="dpmpp_2m",
       steps=20,
+      edit_steps=5,  # of Gen-1's report, which makes ten sets of edits
       spacing="log_snr",
       eta=0.0,
       guidance=0.0,  # as sample.guidance
@@ -266,6 +267,16 @@ def eval_defaults() -> ConfigDict:
       weights_clip_image="",
       weights_clip_text="",
       vocabulary="",  # CLIP's merges.txt
+    )
+  )
+
+
+def compile_defaults() -> ConfigDict:
+  """`--compile.*`, of --mode=compile."""
+  return ConfigDict(
+    dict(
+      topology="v5e:4x4",  # GENERATION:SHAPE of a TPU slice, see ahead.GENERATIONS
+      programs=("train", "sample"),
     )
   )
 

@@ -182,6 +182,7 @@ LIMITS: dict[str, tuple[float, float]] = {
   "batch": (1, 10**5),
   "frames": (0, 10**6),
   "steps": (1, 100_000),
+  "edit_steps": (1, 100_000),
   "eta": (0, 1),
   "guidance": (0, 1000),
   "noise_level": (0, 100_000),

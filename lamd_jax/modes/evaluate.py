@@ -19,6 +19,7 @@ from lamd_jax.data import pipeline
 from lamd_jax.evaluation import caption_following
 from lamd_jax.evaluation import clip_report
 from lamd_jax.evaluation import tracked_precision
+from lamd_jax.modes import evaluate_edits
 from lamd_jax.modes import evaluate_protocol
 from lamd_jax.training import compile_cache
 
@@ -131,6 +132,14 @@ def _caption_table(following: dict[str, Any]) -> gallery.Table:
   )  # fmt: skip
 
 
+def _first_frames(
+  config: ConfigDict, evaluation: ConfigDict, clips: dict[str, np.ndarray]
+) -> dict[str, Any]:
+  """Scores of the first frames of clips that an image was given to."""
+  kept, images = {name: clips[name] for name in _KEEPERS}, clips["real"][:, :1]
+  return clip_report.first_frames(images, kept, evaluation.bootstrap, config.seed)
+
+
 def _first_frame_table(first: dict[str, Any]) -> gallery.Table:
   return gallery.Table(
     "First frame",
@@ -176,6 +185,8 @@ def report(
   config: ConfigDict, workdir: epath.Path, evaluation: ConfigDict
 ) -> dict[str, Any]:
   """Scores the run, writes eval/report.json and gallery/index.html."""
+  if config.system == "gen1":
+    return evaluate_edits.report(config, workdir, evaluation)
   started = time.monotonic()
   model = api.from_workdir(config, workdir, evaluation.weights)
   clips = _clips(model, config, evaluation)
@@ -199,10 +210,7 @@ def report(
   if following:
     result["caption_following"] = following
   if model.system.animates_images:
-    result["first_frame"] = clip_report.first_frames(
-      clips["real"][:, :1], {k: clips[k] for k in _KEEPERS}, evaluation.bootstrap,
-      config.seed,
-    )  # fmt: skip
+    result["first_frame"] = _first_frames(config, evaluation, clips)
   folder = pathlib.Path(workdir) / "eval"
   folder.mkdir(parents=True, exist_ok=True)
   (folder / "report.json").write_text(json.dumps(result, indent=2) + "\n")
