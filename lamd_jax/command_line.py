@@ -20,8 +20,8 @@ from lamd_jax import limits
 from lamd_jax.errors import ConfigError
 from lamd_jax.errors import InputError
 
-GROUPS = ("config", "sample", "eval")
-MODES = ("train", "sample", "evaluate")
+GROUPS = ("config", "sample", "eval", "compile")
+MODES = ("train", "sample", "evaluate", "compile")
 RESUME = ("auto", "must", "never")
 
 

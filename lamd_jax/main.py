@@ -19,6 +19,7 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
+from lamd_jax import ahead
 from lamd_jax import command_line
 from lamd_jax import config as config_lib
 from lamd_jax import run_folder
@@ -41,18 +42,23 @@ USAGE = """usage: python -m lamd_jax.main [flags]
   animate  --workdir=runs/lamd_cater_gen_v1-demo --mode=sample
            --sample.image=FILE --sample.text="the cone is sliding to (2, -1)."
            or --sample.motion_from=VIDEO
+  edit     --workdir=RUN --mode=sample --sample.video=IN.mp4 --sample.depth=GREY.mp4
+           --sample.image=FILE or --sample.text="a red cone"
   evaluate --workdir=runs/lvdm_sky-demo --mode=evaluate
   look     --config=configs/lvdm_sky.py --dry_run     shapes, parameters, memory
+  compile  --config=configs/lvdm_sky.py --mode=compile --compile.topology=v5e:4x4
+           for a TPU slice that need not be there
 
 flags
   --config=FILE[:VARIANT]   variant: paper (default), demo, gpu
   --config.KEY=VALUE        changes one key of the config
   --workdir=DIR             the run's folder; default runs/CONFIG-VARIANT
-  --mode=MODE               train (default), sample, evaluate
+  --mode=MODE               train (default), sample, evaluate, compile
   --resume=HOW              auto (default), must, never
   --dry_run                 says what would be run, computes nothing
   --sample.KEY=VALUE        {sample}
   --eval.KEY=VALUE          {evaluation}
+  --compile.KEY=VALUE       {compilation}
 
 All keys and their defaults: lamd_jax/config.py. Data layouts: python -m
 lamd_jax.tools.doctor DIR.
@@ -67,6 +73,7 @@ def usage() -> str:
   return USAGE.format(
     sample=wrap(config_lib.sample_defaults()),
     evaluation=wrap(config_lib.eval_defaults()),
+    compilation=wrap(config_lib.compile_defaults()),
   )
 
 
@@ -77,6 +84,7 @@ class Request(NamedTuple):
   workdir: epath.Path
   sample: ConfigDict
   evaluation: ConfigDict
+  compilation: ConfigDict
 
 
 def _workdir(name: str, config: ConfigDict | None) -> epath.Path:
@@ -109,10 +117,15 @@ def resolve(line: command_line.CommandLine) -> Request:
   if stored is not None:
     run_folder.check_same(stored, config, workdir)
   distributed.initialize()  # Before the first question about devices.
-  validation.check_config(config, jax.device_count())
+  compilation = command_line.apply(config_lib.compile_defaults(), "compile", line)
+  if line.mode == "compile":
+    count = len(ahead.devices(compilation.topology))
+  else:
+    count = jax.device_count()
+  validation.check_config(config, count)
   sample_checks.check_sample(sample, config)
   sample_checks.check_eval(evaluation, config)
-  return Request(config, workdir, sample, evaluation)
+  return Request(config, workdir, sample, evaluation, compilation)
 
 
 def run(argv: list[str]) -> int:
@@ -122,10 +135,11 @@ def run(argv: list[str]) -> int:
     return 0
   try:
     line = command_line.parse(argv[1:])
-    config, workdir, sample_flags, eval_flags = resolve(line)
+    config, workdir, sample_flags, eval_flags, compile_flags = resolve(line)
     if not line.workdir:
       print(f"lamd_jax: no --workdir given, using {workdir}", flush=True)
     # Late: these import everything, and flag errors should be fast.
+    from lamd_jax.modes import compile as compile_mode
     from lamd_jax.modes import dry_run
     from lamd_jax.modes import evaluate
     from lamd_jax.modes import sample
@@ -135,6 +149,8 @@ def run(argv: list[str]) -> int:
       return dry_run.run(config)
     if line.mode == "train":
       return train.run(config, workdir, line.resume, eval_flags)
+    if line.mode == "compile":
+      return compile_mode.run(config, sample_flags, compile_flags)
     if line.mode == "sample":
       return sample.run(config, workdir, sample_flags)
     return evaluate.run(config, workdir, eval_flags)

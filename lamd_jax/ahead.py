@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiles for TPU slices that are not there: does it fit, and what does it cost?
+
+libtpu holds the compiler for every generation and needs no TPU. A program that is too
+large for the chips' memory is a compile error, and so the answer to the question. What
+the compiler says is exact about memory; nothing here says how fast a program runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import importlib.util
+import math
+import os
+import re
+import time
+from typing import Any, NamedTuple
+
+import jax
+from jax.experimental import topologies
+
+from lamd_jax.errors import ConfigError
+
+# Generation -> (dimensions of a slice, GiB that the compiler has on a device, what
+# libtpu wants beside the name). The GiB are libtpu 0.0.42's own, from programs that
+# were too large.
+GENERATIONS: dict[str, tuple[int, float, dict[str, Any]]] = {
+  "v4": (3, 30.75, {"chip_config_name": "megacore"}),
+  "v5e": (2, 15.75, {}),
+  "v5p": (3, 95.74, {}),
+  "v6e": (2, 31.25, {}),
+  "tpu7x": (3, 94.75, {}),  # two devices a chip
+}
+_COLLECTIVES = (
+  "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute"
+)  # fmt: skip
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2,
+          "f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8}  # fmt: skip
+
+
+class Compiled(NamedTuple):
+  """What the compiler says of one program, for one device."""
+
+  fits: bool
+  needed: int  # bytes of memory at the worst moment
+  available: int  # bytes
+  arguments: int  # bytes; 0 where it does not fit
+  flops: float  # a call, bodies of loops counted once; 0 where it does not fit
+  collectives: dict[str, tuple[int, int]]  # kind -> (number, bytes), loops once
+  seconds: float  # that compiling took
+
+
+def prepare() -> None:
+  """Sets what libtpu and JAX read when they start, on a machine without a TPU."""
+  jax.config.update("jax_platforms", "cpu")
+  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  # Else a lock file keeps a second process out.
+  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+
+
+def library() -> str:
+  """Returns where libtpu lies; "" if it is not installed."""
+  if path := os.environ.get("TPU_LIBRARY_PATH", ""):
+    return path if os.path.exists(path) else ""
+  found = importlib.util.find_spec("libtpu")
+  return (found.origin or "") if found else ""
+
+
+def devices(topology: str) -> list[Any]:
+  """Returns the devices of a slice such as "v5e:16x16", which need not exist.
+
+  Raises:
+    ConfigError: the name is not one, or libtpu is not installed.
+  """
+  generation, _, shape = topology.partition(":")
+  if generation not in GENERATIONS:
+    raise ConfigError(
+      f"--compile.topology={topology}: not known; take GENERATION:SHAPE, such as"
+      f" v5e:4x4, with one of {', '.join(GENERATIONS)}"
+    )
+  rank, _, extra = GENERATIONS[generation]
+  if not re.fullmatch(r"\d+(x\d+)*", shape) or shape.count("x") != rank - 1:
+    raise ConfigError(
+      f"--compile.topology={topology}: a slice of {generation} has {rank} sizes, such"
+      f" as {generation}:{'x'.join('2' * rank)}"
+    )
+  if not library():
+    raise ConfigError(
+      "--mode=compile needs the TPU compiler: pip install 'lamd_jax[tpu]', or set"
+      " TPU_LIBRARY_PATH to libtpu.so"
+    )
+  prepare()
+  try:
+    found = topologies.get_topology_desc(
+      platform="tpu", topology_name=topology, **extra
+    )
+  except Exception as error:  # libtpu raises what it likes
+    reason = str(error).splitlines()[0]
+    raise ConfigError(
+      f"--compile.topology={topology}: libtpu knows no such slice ({reason})"
+    ) from error
+  return list(found.devices)
+
+
+def available(topology: str) -> int:
+  """Bytes of memory that a program has on one device."""
+  return round(GENERATIONS[topology.partition(":")[0]][1] * 2**30)
+
+
+def compile_program(function: Any, arguments: Sequence[Any], topology: str) -> Compiled:
+  """Compiles a jitted function for a slice; `arguments` are abstract, with shardings."""
+  room, started = available(topology), time.monotonic()
+  seconds = lambda: time.monotonic() - started
+  try:
+    compiled = function.lower(*arguments).compile()
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    return Compiled(False, overflow(str(error)), room, 0, 0.0, {}, seconds())
+  memory = compiled.memory_analysis()
+  needed = memory.peak_memory_in_bytes or (
+    memory.argument_size_in_bytes + memory.output_size_in_bytes
+    - memory.alias_size_in_bytes + memory.temp_size_in_bytes
+  )  # fmt: skip
+  return Compiled(
+    fits=needed <= room,
+    needed=needed,
+    available=room,
+    arguments=memory.argument_size_in_bytes,
+    flops=float(compiled.cost_analysis().get("flops", 0.0)),
+    collectives=collectives(compiled.as_text()),
+    seconds=seconds(),
+  )
+
+
+def overflow(message: str) -> int:
+  """Reads from the compiler's message how many bytes it wanted; 0 if it does not say."""
+  for pattern in (r"Used ([\d.]+)([KMGT]) of", r"temporaries \(([\d.]+)([KMGT])\)"):
+    if found := re.search(pattern, message):
+      return round(float(found[1]) * 2 ** (10 * (1 + "KMGT".index(found[2]))))
+  return 0
+
+
+def collectives(text: str) -> dict[str, tuple[int, int]]:
+  """Counts the collectives of a compiled program's text, and the bytes they yield.
+
+  An asynchronous one is counted where it starts, at its largest part. A loop's body is
+  counted once, however often it runs.
+  """
+  counts: dict[str, tuple[int, int]] = {}
+  kinds = "|".join(_COLLECTIVES)
+  for shapes, kind in re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", text):
+    sizes = [
+      _BYTES.get(dtype, 4) * math.prod(int(n) for n in dims.split(",") if n)
+      for dtype, dims in re.findall(r"([a-z]+\d*)\[([\d,]*)\]", shapes)
+    ]
+    number, total = counts.get(kind, (0, 0))
+    counts[kind] = (number + 1, total + max(sizes, default=0))
+  return counts

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""--mode=compile: the real training and sampling programs, compiled for a TPU slice.
+
+  python -m lamd_jax.main --config=configs/lvdm_sky.py --mode=compile
+    --compile.topology=v5e:4x4 --config.optim.diffusion.batch=64
+
+Nothing is trained and no TPU is needed; minutes a program and some GB of memory are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from lamd_jax import ahead
+from lamd_jax import config as config_lib
+from lamd_jax import knobs
+from lamd_jax import rng
+from lamd_jax import types
+from lamd_jax.modes import dry_run
+from lamd_jax.systems.registry import SYSTEMS
+from lamd_jax.training import sharding
+from lamd_jax.training import stage as stage_lib
+from lamd_jax.training import state as state_lib
+from lamd_jax.training import step as step_lib
+
+Tree = Any
+
+
+def _placed(tree: Tree, shardings: Tree) -> Tree:
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
+  )
+
+
+def _everywhere(tree: Tree, place: Any) -> Tree:
+  return _placed(tree, jax.tree.map(lambda _: place, tree))
+
+
+def train_program(
+  stage: stage_lib.Stage, config: ConfigDict, stages: list[stage_lib.Stage], mesh: Mesh
+) -> tuple[Any, tuple[Any, ...]]:
+  """Returns a stage's jitted step, in its last variant, and its abstract arguments."""
+  optim = config.optim[stage.name]
+  sharding.check_batch(mesh, optim.batch, optim.accumulate)
+  frozen = dry_run._frozen(stage, config, stages)
+  state = dry_run._abstract(state_lib.create(stage, optim, None))
+  shardings = sharding.state_shardings(state, mesh)
+  frozen_shardings = sharding.state_shardings(frozen, mesh)
+  step = step_lib.build(
+    stage,
+    stage.variants[-1],
+    optim=optim,
+    max_nonfinite=config.train.max_nonfinite,
+    mesh=mesh,
+    shardings=shardings,
+    frozen_shardings=frozen_shardings,
+  )
+  batch = dry_run._batch(stage, config, frozen, optim.batch)
+  root = jax.eval_shape(lambda: rng.root(0))
+  return step, (
+    _placed(state, shardings),
+    _placed(frozen, frozen_shardings),
+    _everywhere(root, sharding.replicated(mesh)),
+    _everywhere(batch, sharding.batch_sharding(mesh)),
+  )
+
+
+def _prompt(system: Any, config: ConfigDict, rows: int) -> types.Prompt:
+  data = config.data
+  shape = lambda *dims, dtype=jnp.int32: jax.ShapeDtypeStruct((rows, *dims), dtype)
+  pixels = (data.size, data.size)
+  asks = data.depth != "none"
+  return types.Prompt(
+    tokens=shape(data.tokens) if data.tokenizer != "none" else None,
+    label=shape() if config.model.motion.num_classes else None,
+    image=shape(1, *pixels, 3, dtype=jnp.uint8) if system.animates_images else None,
+    depth=shape(data.frames, *pixels, 1, dtype=jnp.uint8) if asks else None,
+    structure_level=shape() if asks else None,
+  )
+
+
+def sample_program(
+  system: Any, config: ConfigDict, sample: ConfigDict, mesh: Mesh
+) -> tuple[Any, tuple[Any, ...]]:
+  """Returns a jitted chain with decoding, `sample.batch` clips for each part of the
+  mesh that cuts the batch, and its abstract arguments."""
+  stages = system.stages()
+  wanted = [s for s in stages if s.name in system.generates_with]
+  weights: dict[str, Any] = {}
+  for stage in wanted:
+    params, extras = stage.init(None)
+    weights[stage.name] = {"params": params, "extras": dry_run._abstract(extras)}
+    weights |= dry_run._frozen(stage, config, stages)
+  rows = sample.batch * sharding.batch_parts(mesh)
+  settings = knobs.sampler(sample)
+
+  def generate(weights, root, step, index, prompt):
+    streams = rng.Streams(root, step)
+    z = system.sample_latents(weights, streams, index, prompt, settings, 0)
+    return system.decode(weights, z, prompt)
+
+  whole, cut = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+  arguments = (
+    _placed(weights, sharding.state_shardings(weights, mesh)),
+    _everywhere(jax.eval_shape(lambda: rng.root(0)), whole),
+    _everywhere(jax.ShapeDtypeStruct((), jnp.int32), whole),
+    _everywhere(jax.ShapeDtypeStruct((rows,), jnp.int32), cut),
+    _everywhere(_prompt(system, config, rows), cut),
+  )
+  return jax.jit(generate, out_shardings=cut), arguments
+
+
+def programs(
+  config: ConfigDict, sample: ConfigDict, options: ConfigDict
+) -> Iterator[tuple[str, ahead.Compiled]]:
+  """Compiles what `--compile.*` asks for, one program after the other."""
+  devices = ahead.devices(options.topology)
+  mesh = sharding.make_mesh(config.train.mesh, devices)
+  # What `auto` means on a TPU; here a CPU compiles.
+  dtype = jnp.float32 if config.train.compute == "float32" else jnp.bfloat16
+  system = SYSTEMS[config.system](config, dtype)
+  stages = system.stages()
+  with jax.set_mesh(mesh):
+    for stage in stages:
+      if "train" in options.programs and stage.name in config.stages:
+        function, arguments = train_program(stage, config, stages, mesh)
+        found = ahead.compile_program(function, arguments, options.topology)
+        yield f"train {stage.name}", found
+    if "sample" in options.programs:
+      function, arguments = sample_program(system, config, sample, mesh)
+      yield "sample", ahead.compile_program(function, arguments, options.topology)
+
+
+def advice(name: str, config: ConfigDict, found: ahead.Compiled) -> str:
+  """Says what to change; a guess, for the next compilation to confirm."""
+  if name == "sample":
+    return "" if found.fits else "take a smaller --sample.batch, a clip is a row"
+  stage = name.removeprefix("train ")
+  optim, train = config.optim[stage], config.train
+  moving = found.needed - found.arguments
+  if found.fits:
+    if moving <= 0 or (found.available - found.arguments) < 1.5 * moving:
+      return ""
+    times = (found.available - found.arguments) // moving
+    return f"room for about {times} x optim.{stage}.batch={optim.batch}"
+  ways = []
+  if train.remat != "full":
+    ways.append(f"train.remat={'names' if train.remat == 'none' else 'full'}")
+  if train.mesh in ("dp", "one"):
+    ways.append("train.mesh=fsdp")
+  ways.append(f"optim.{stage}.accumulate={2 * optim.accumulate} or half of its batch")
+  return "try " + ", then ".join(ways)
+
+
+def lines(name: str, config: ConfigDict, found: ahead.Compiled) -> list[str]:
+  """The report of one program."""
+  gib = lambda size: f"{size / 2**30:.2f} GiB"
+  gap = gib(abs(found.available - found.needed))
+  needed = gib(found.needed) if found.needed else "an unknown amount"
+  state = f"fits, {gap} to spare" if found.fits else f"does not fit, by {gap}"
+  text = [f"{name}: {state}", f"  memory a device  {needed} of {gib(found.available)}"]
+  if found.fits:
+    text.append(f"  FLOPs a device   {found.flops:.4g}, loops counted once")
+    for kind, (number, size) in sorted(found.collectives.items()):
+      text.append(f"  {kind:<17}{number} with {size / 2**20:.1f} MiB")
+  text.append(f"  compiled in      {found.seconds:.0f} s")
+  if hint := advice(name, config, found):
+    text.append(f"  advice           {hint}")
+  return text
+
+
+def sample_settings(config: ConfigDict, sample: ConfigDict) -> ConfigDict:
+  """`--sample.*` with what 0 stands for."""
+  settings = config_lib.sample_defaults()
+  settings.update(sample)
+  if not settings.guidance:
+    settings.guidance = config.diffusion.guidance
+  return settings
+
+
+def run(config: ConfigDict, sample: ConfigDict, options: ConfigDict) -> int:
+  """Compiles and reports; 0 if everything fits, 1 if something does not."""
+  count = len(ahead.devices(options.topology))
+  print(f"{config.name}:{config.variant} for {options.topology}, {count} devices, mesh"
+        f" {config.train.mesh}", flush=True)  # fmt: skip
+  fits = True
+  for name, found in programs(config, sample_settings(config, sample), options):
+    print("\n".join(lines(name, config, found)), flush=True)
+    fits &= found.fits
+  return 0 if fits else 1

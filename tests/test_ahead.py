@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiling for slices that are not there: names, messages, counts, tiny programs."""
+
+from __future__ import annotations
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+import jax.numpy as jnp
+import pytest
+
+from lamd_jax import ahead
+from lamd_jax.errors import ConfigError
+from lamd_jax.training import sharding
+
+needs_libtpu = pytest.mark.skipif(
+  not ahead.library(), reason="libtpu is not installed: pip install 'lamd_jax[tpu]'"
+)
+
+
+@pytest.mark.parametrize(
+  "topology, message",
+  [
+    ("v5litepod-16", "not known; take GENERATION:SHAPE.*v4, v5e"),
+    ("v5e:16", "a slice of v5e has 2 sizes, such as v5e:2x2"),
+    ("v5p:4x4", "a slice of v5p has 3 sizes, such as v5p:2x2x2"),
+    ("v5e:axb", "has 2 sizes"),
+  ],
+)
+def test_wrong_names_say_what_a_name_is(topology, message):
+  with pytest.raises(ConfigError, match=message):
+    ahead.devices(topology)
+
+
+def test_without_libtpu_one_line_says_what_to_install(monkeypatch):
+  monkeypatch.setenv("TPU_LIBRARY_PATH", "/nowhere/libtpu.so")
+  with pytest.raises(ConfigError, match=r"pip install 'lamd_jax\[tpu\]'"):
+    ahead.devices("v5e:2x2")
+
+
+def test_overflow_is_read_from_the_compilers_message():
+  # Messages of libtpu 0.0.42.
+  temporaries = ("RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required"
+                 " for HLO temporaries (512.00G) exceeds available HBM (15.75G).")  # fmt: skip
+  used = "RESOURCE_EXHAUSTED: ... Used 20.50G of 15.75G hbm. Exceeded hbm capacity"
+  assert ahead.overflow(temporaries) == 512 * 2**30
+  assert ahead.overflow(used) == 20.5 * 2**30
+  assert ahead.overflow("something else") == 0
+
+
+def test_collectives_are_counted_by_kind_with_their_bytes():
+  text = """
+  %a = f32[8,4]{1,0} all-gather(%x), dimensions={0}
+  %b = (bf16[2]{0}, bf16[16]{0}) all-gather-start(%y), dimensions={0}
+  %c = bf16[16]{0} all-gather-done(%b)
+  %d = (f32[3]{0}, f32[5]{0}) all-reduce(%p, %q), to_apply=%add
+  """
+  assert ahead.collectives(text) == {
+    "all-gather": (2, 8 * 4 * 4 + 16 * 2), "all-reduce": (1, 5 * 4)
+  }  # fmt: skip
+
+
+def _product(rows, topology="v5e:2x2"):
+  mesh = sharding.make_mesh("fsdp", ahead.devices(topology))
+  cut = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+  shape = (rows, 4096)
+  x = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=cut)
+  w = jax.ShapeDtypeStruct((4096, 4096), jnp.float32, sharding=cut)
+  with jax.set_mesh(mesh):
+    step = jax.jit(lambda x, w: jnp.sum(jnp.sin(x @ w)), out_shardings=None)
+    return ahead.compile_program(step, (x, w), topology)
+
+
+@needs_libtpu
+def test_a_product_is_compiled_for_a_slice_without_one():
+  found = _product(1024)
+  assert found.fits and found.available == round(15.75 * 2**30)
+  # A quarter of both operands on each of four chips, and 2 x 256 x 4096 x 4096 FLOPs.
+  assert found.arguments == (1024 * 4096 + 4096 * 4096) // 4 * 4
+  assert found.flops == pytest.approx(2 * 256 * 4096**2, rel=0.05)
+  gathered, size = found.collectives["all-gather"]
+  assert gathered >= 1 and size >= 4096 * 4096 * 2
+
+
+@needs_libtpu
+def test_what_is_too_large_does_not_fit_and_says_by_how_much():
+  found = _product(1 << 23)  # 32 GiB of rows on each chip
+  assert not found.fits and found.needed > 32 * 2**30
