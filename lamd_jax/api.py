@@ -21,6 +21,7 @@ import numpy as np
 
 from lamd_jax import config as config_lib
 from lamd_jax import inputs
+from lamd_jax import loading
 from lamd_jax import long_video
 from lamd_jax import rng
 from lamd_jax import run_folder
@@ -32,12 +33,10 @@ from lamd_jax.data import captions
 from lamd_jax.data import pipeline
 from lamd_jax.errors import ConfigError
 from lamd_jax.errors import WeightsError
-from lamd_jax.modes import imported
 from lamd_jax.systems import lamd
 from lamd_jax.systems import lvdm_long
 from lamd_jax.systems import sampling
 from lamd_jax.systems.registry import SYSTEMS
-from lamd_jax.training import checkpoints
 from lamd_jax.training import compile_cache
 from lamd_jax.training import precision
 
@@ -355,41 +354,23 @@ def _in_chunks(run: Callable[[Any], jax.Array], rows: Any, chunk: int) -> np.nda
 
 
 def from_workdir(config: ConfigDict, workdir: epath.Path, weights: str) -> Model:
-  """Loads the finished stages of a run's folder, and what it imports.
-
-  A run may have trained some of its stages only; what needs another says so.
-
-  Raises:
-    WeightsError: no stage was trained to its end, or an imported file is not there.
-  """
-  system = SYSTEMS[config.system](config)
-  stages = [s for s in system.generates_with if checkpoints.finished(workdir / s)]
-  if not stages:
-    raise WeightsError(
-      f"{workdir}: no stage is trained to its end; run --mode=train"
-      f" --workdir={workdir} first"
-    )
-  verify = config.train.checkpoint_verify
-  loaded = {s: checkpoints.load_weights(workdir / s, weights, verify) for s in stages}
-  for name in imported.names(config):
-    loaded[name] = imported.LOAD[name](config, workdir)
-  config = config.copy_and_resolve_references()
-  with config.unlocked():
-    config.data.vocabulary = imported.find(config.data.vocabulary, workdir)
+  """Loads what `loading.gather` finds in the folder of a run or an export."""
+  config, loaded = loading.gather(config, workdir, weights)
   return Model(config, jax.device_put(loaded))
 
 
 def load(path: str | os.PathLike[str], *, weights: str = "ema") -> Model:
-  """Loads a trained model from a run's folder.
+  """Loads a trained model from a folder, or from the Hub.
 
   Args:
-    path: the folder given as --workdir.
+    path: the folder of a run (its --workdir) or of an export (tools.export), or
+      hub:OWNER/NAME[@REVISION]; the network is asked for the last alone.
     weights: "ema", the moving averages where a stage keeps them, or "raw".
 
   Raises:
     ConfigError: no run in that folder. WeightsError: a stage is missing or damaged.
   """
-  workdir = epath.Path(path).expanduser().resolve()
+  workdir = loading.locate(path)
   config = run_folder.read(workdir)
   if config is None:
     raise ConfigError(f"{path}: holds no run (no config.json)")
