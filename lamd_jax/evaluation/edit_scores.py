@@ -7,9 +7,9 @@ what depth shows, the objects' places and outlines, and it is measured against t
 
   mask_iou        intersection over union of the edit's object pixels and the driving
                   clip's true ones, all objects as one, mean over frames
-  position_error  units of the world: centres of snitch and cone (v1 alone), back-projected
-                  to the ground, against those of the true masks; over objects found
-  found           share of the objects that are to be seen in a frame and are
+  position_error  units of the world: centres of snitch and cone (v1 alone), projected
+                  back to the ground, against those of the true masks; where found
+  found           share of the objects to be seen in a frame whose colours are, anywhere
   colour          whether the cone has the content's colour
   material        whether its highlights are those of the content's material
   warp_error      grey levels, along the motion of the driving clip's true masks
@@ -19,7 +19,8 @@ Frame and prompt consistency are cosines of embeddings that the caller brings. T
 the paper's two, but CLIP's only where the embeddings are.
 
 Pixels are read as mixtures of palette and floor, since an autoencoder blurs objects of
-few pixels into the floor. True clips, as they are and rebuilt, give every score's ceiling.
+few pixels into the floor. True clips, as they are and rebuilt, are every score's
+ceiling.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ PROTOCOL = {
   "structure": "true masks of the driving clip; no depth is estimated",
   "material": "linear discriminant of highlights, fitted on true training clips",
   "interval": "95 % percentile bootstrap over clips",
-  "held by interval": "the interval of last minus first point lies on the right side of 0",
+  "held by interval": "the interval of last minus first point has the right sign",
   "held by order": "the means of all points are in the paper's order",
 }
 _PALETTE = np.array(list(scenes.COLOURS.values())) / 255
@@ -234,7 +235,8 @@ def true_flow(instance: np.ndarray) -> np.ndarray:
   flow = np.zeros((frames - 1, height, width, 2))
   for k in np.unique(instance[instance > 0]):
     own = instance == k
-    middle = [np.argwhere(m).mean(0)[::-1] if m.any() else np.full(2, np.nan) for m in own]
+    lost = np.full(2, np.nan)
+    middle = [np.argwhere(m).mean(0)[::-1] if m.any() else lost for m in own]
     for t, step in enumerate(np.nan_to_num(np.diff(middle, axis=0))):
       flow[t][own[t]] = step
   return flow

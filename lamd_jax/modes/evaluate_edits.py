@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores a trained Gen-1: does it keep structure, does it follow content?
 
-The curves are the paper's (arXiv 2302.03011, section 4 and figure 5): frame consistency
-against temporal guidance, prompt consistency and fidelity to depth against the
-structure's level, and of ours how content is followed against guidance. What each score
-measures says `evaluation.edit_scores`; what has no ground truth (clips of one's own) is
+The curves are the paper's (arXiv 2302.03011): frame consistency against temporal
+guidance, prompt consistency and fidelity to depth against the structure's level; and of
+ours how content is followed against guidance. `evaluation.edit_scores` says what each
+score measures; what has no ground truth (clips of one's own) is
 left out. Consistencies are cosines of the run's own content encoder: where that is not
 CLIP they compare within this report alone.
 
@@ -46,7 +46,7 @@ _CLAIMS = (
 )
 _PLOTS = {
   "temporal_guidance": ("frame_consistency", "warp_error", "motion"),
-  "structure_level": ("prompt_consistency", "mask_iou", "position_error"),
+  "structure_level": ("prompt_consistency", "mask_iou", "position_error", "found"),
   "guidance": ("colour", "material", "prompt_consistency"),
 }
 # Not CLIP's, whatever the paper means by the words.
@@ -223,12 +223,6 @@ def _cell(score: Mapping[str, Any]) -> str:
   return f"{score['mean']:.3f} [{low}, {high}]"
 
 
-def _rows(named: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-  return [
-    [name, *(_cell(scores[key]) for key in _TITLES)] for name, scores in named.items()
-  ]
-
-
 def _held(claim: Mapping[str, Any]) -> list[str]:
   word = {True: "held", False: "not held", None: "not measured"}
   way = "rises" if claim["rises"] else "falls"
@@ -238,12 +232,29 @@ def _held(claim: Mapping[str, Any]) -> list[str]:
   ]  # fmt: skip
 
 
+def _table(knob: str, result: Mapping[str, Any]) -> gallery.Table:
+  """One curve with the baselines below it, by the scores that it is about."""
+  names, title = _PLOTS[knob], knob.replace("_", " ")
+  points = [p for p in result["curves"] if p["knob"] == knob]
+  named = {f"{title} {p['value']:g}": p["scores"] for p in points}
+  rows = {**named, **result["baselines"]}
+  return gallery.Table(
+    f"Edits against {title}",
+    f"{result['clips']} held-out clips, content from another clip's"
+    f" {points[0]['content']}, 95 % bootstrap intervals. Objects are held against true"
+    " masks of the driving clip. Consistencies are cosines of the run's own encoder"
+    f" ({result['encoder']}). {result['weights']} weights, {result['sampler']},"
+    f" {result['steps']} steps. True clips are the ceiling, as they are and through the"
+    " autoencoder; random pairs, edits"
+    " against what other edits were to be, the floor; frame by frame is the image model"
+    " without temporal layers.",
+    ("", *(_TITLES[name] for name in names)),
+    [[row, *(_cell(scores[name]) for name in names)] for row, scores in rows.items()],
+  )
+
+
 def _tables(result: Mapping[str, Any]) -> list[gallery.Table]:
-  head = ("", *_TITLES.values())
-  named = {
-    f"{p['knob'].replace('_', ' ')} {p['value']:g}, {p['content']}": p["scores"]
-    for p in result["curves"]
-  }
+  knobs = dict.fromkeys(point["knob"] for point in result["curves"])
   return [
     gallery.Table(
       "The paper's directions",
@@ -253,21 +264,7 @@ def _tables(result: Mapping[str, Any]) -> list[gallery.Table]:
       ("", "change", "by interval", "by order"),
       [_held(claim) for claim in result["directions"]],
     ),
-    gallery.Table(
-      "Edits",
-      f"{result['clips']} held-out clips, 95 % bootstrap intervals. Structure is held"
-      " against true masks of the driving clip, content against another clip's caption."
-      f" Cosines are of the run's own encoder ({result['encoder']})."
-      f" {result['weights']} weights, {result['sampler']}, {result['steps']} steps.",
-      head, _rows(named),
-    ),
-    gallery.Table(
-      "Baselines",
-      "True clips are the ceiling, as they are and through the autoencoder; random pairs"
-      " the floor: edits against the structure and content of other edits. Frame by"
-      " frame is the image model without its temporal layers.",
-      head, _rows(result["baselines"]),
-    ),
+    *(_table(knob, result) for knob in knobs),
   ]  # fmt: skip
 
 
@@ -320,7 +317,7 @@ def _write(
   for table in tables:
     print(f"\n{table.title}")
     for row in (table.header, *table.rows):
-      print("  " + "".join(f"{cell:<36}" for cell in row).rstrip())
+      print(f"  {row[0]:<64}" + "".join(f"{cell:<32}" for cell in row[1:]).rstrip())
   print(f"\nscores   {folder / 'report.json'}\ngallery  {page}")
 
 

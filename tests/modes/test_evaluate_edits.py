@@ -143,11 +143,11 @@ def test_baselines_bound_an_edit_that_changes_nothing(clips):
 
 def test_tables_csv_and_plots_hold_every_score(clips):
   result = _result(clips)
-  directions, edits, baselines = evaluate_edits._tables(result)
+  directions, *curves = evaluate_edits._tables(result)
   # Nothing changes along these curves, so that no claim is held.
   assert [row[2:] for row in directions.rows] == [["not held", "not held"]] * 3
-  assert len(edits.rows) == 9 and len(baselines.rows) == 5
-  assert {len(row) for row in edits.rows + baselines.rows} == {len(edits.header)}
+  assert [len(table.rows) for table in curves] == [3 + 5] * 3  # points and baselines
+  assert all(len(row) == len(table.header) for table in curves for row in table.rows)
   lines = evaluate_edits._csv(result["curves"]).splitlines()
   assert len(lines) == 1 + 9 * len(edit_scores.Scores._fields)
   assert {len(line.split(",")) for line in lines} == {7}
