@@ -19,23 +19,21 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
-from lamd_jax import config as config_lib
+from lamd_jax import editing
 from lamd_jax import inputs
+from lamd_jax import knobs as knobs_lib
 from lamd_jax import loading
 from lamd_jax import long_video
 from lamd_jax import rng
 from lamd_jax import run_folder
-from lamd_jax import sample_checks
 from lamd_jax import types
 from lamd_jax import watching
 from lamd_jax.clip import Clip
 from lamd_jax.data import captions
 from lamd_jax.data import pipeline
 from lamd_jax.errors import ConfigError
-from lamd_jax.errors import WeightsError
 from lamd_jax.systems import lamd
 from lamd_jax.systems import lvdm_long
-from lamd_jax.systems import sampling
 from lamd_jax.systems.registry import SYSTEMS
 from lamd_jax.training import compile_cache
 from lamd_jax.training import precision
@@ -129,6 +127,23 @@ class Model:
     clips = [Clip(frames, fps) for frames in made]
     return clips[0] if n is None else clips
 
+  def plan_edit(self, video: Any, **asked: Any) -> editing.Edit:
+    """Reads all that an edit needs; its `edited` yields frame by frame.
+
+    Args:
+      video: a path, a `Clip` or an array [T,H,W,3] uint8, of any length and size.
+      **asked: see `editing.plan`: text or image, mask, depth, and the knobs.
+    """
+    return editing.plan(self, self._edits, video, **asked)
+
+  def edit(self, video: Any, **asked: Any) -> Clip:
+    """Edits a video as `plan_edit` says; returns all of its frames."""
+    return editing.whole(self.plan_edit(video, **asked))
+
+  @functools.cached_property
+  def _edits(self) -> editing.Programs:
+    return editing.Programs(self.system)
+
   def denoising_strip(
     self, *, text: str = "", image: Any = None, label: int = -1, **knobs: Any
   ) -> np.ndarray:
@@ -142,10 +157,11 @@ class Model:
       raise ConfigError(
         f"strip={settings.strip}: at least 2, and of a system that lets images move"
       )
-    prompt = self._prompt(given, np.zeros(1, np.int32), 0)
+    prompt = self.prompt(given, np.zeros(1, np.int32), 0)
     states = jax.jit(self.system.denoising_states, static_argnums=4)(
-      self.weights, _streams(settings), jnp.zeros(1, jnp.int32), prompt, _sampler(settings)
-    )[:, 0]
+      self.weights, knobs_lib.streams(settings), jnp.zeros(1, jnp.int32), prompt,
+      knobs_lib.sampler(settings),
+    )[:, 0]  # fmt: skip
     states = states[np.linspace(0, len(states) - 1, settings.strip).round().astype(int)]
     repeated = jax.tree.map(lambda x: np.repeat(x, settings.strip, axis=0), prompt)
     return self.decode(states, settings.decode_chunk, repeated)
@@ -156,31 +172,18 @@ class Model:
     Iterate over `api.stream(video)`, or over its units. Knobs and errors are those of
     `generate`; `long` says how and `frames` how many.
     """
-    settings = self._settings({**knobs, "n": 1})
+    settings = knobs_lib.settings(self.config, self.weights, {**knobs, "n": 1})
     if settings.long == "none":
       raise ConfigError("long='none': choose autoregressive, hierarchical or sliding")
     programs = self._long(
       lvdm_long.LongSettings(
-        settings.long, settings.noise_level, settings.null, _sampler(settings)
+        settings.long, settings.noise_level, settings.null, knobs_lib.sampler(settings)
       )
     )
     return long_video.LongVideo(
       programs, self.weights, frames=settings.frames or self.config.data.frames,
       seed=settings.seed, number=number, overlap=settings.overlap,
     )  # fmt: skip
-
-  def _settings(self, knobs: Mapping[str, Any]) -> ConfigDict:
-    settings = config_lib.sample_defaults()
-    unknown = [key for key in knobs if key not in settings]
-    if unknown:
-      raise ConfigError(f"{unknown[0]}: no such knob; knobs are {', '.join(settings)}")
-    settings.update(knobs)
-    settings.guidance = settings.guidance or self.config.diffusion.guidance
-    sample_checks.check_sample(settings, self.config)
-    for stage in sample_checks.stages_of(settings, self.config):
-      if stage not in self.weights:
-        raise WeightsError(f"the stage {stage} of this run is not trained to its end")
-    return settings
 
   def _asked(
     self, n: int | None, text: Any, image: Any, motion_from: Any, label: Any,
@@ -192,14 +195,13 @@ class Model:
     lone = image is None or isinstance(image, str | os.PathLike | np.ndarray)
     images = [image] if lone else list(image)
     images = [x for x in images if isinstance(x, np.ndarray) or x]
-    name = lambda x: os.fspath(x) if isinstance(x, str | os.PathLike) else "(an array)"
-    settings = self._settings({
+    settings = knobs_lib.settings(self.config, self.weights, {
       **knobs, "n": 1 if n is None else n, "text": texts[0], "label": int(max(labels)),
-      "image": name(images[0]) if images else "",
-      "motion_from": "" if motion_from is None else name(motion_from),
+      "image": knobs_lib.name(images[0]) if images else "",
+      "motion_from": knobs_lib.name(motion_from),
     })  # fmt: skip
     if self.config.system == "gen1":
-      return settings, self._structured(settings, texts, labels, images)
+      return settings, editing.held_out(self, settings, texts, labels, images)
     if not self.system.animates_images:
       return settings, inputs.Given(texts, labels, None, None)
     clip = motion_from.frames if isinstance(motion_from, Clip) else motion_from
@@ -210,20 +212,6 @@ class Model:
       print(note, flush=True)
     return settings, inputs.Given(texts, labels, images, motion)
 
-  def _structured(
-    self, settings: ConfigDict, texts: Sequence[str], labels: Sequence[int],
-    images: Sequence[Any],
-  ) -> inputs.Given:  # fmt: skip
-    """Held-out clips' structure, to be filled with the content that is asked for."""
-    data, seed = self.config.data, self.config.seed
-    pictures, notes = inputs.content(data, seed, settings.n, images, texts)
-    for note in notes:
-      print(note, flush=True)
-    depth = None
-    if self.system.structured:
-      depth = self.depth_of_clips(data.eval_split, settings.n, seed)
-    return inputs.Given(texts, labels, pictures, None, depth)
-
   def depth_of_clips(self, split: str, count: int, seed: int) -> np.ndarray:
     """Returns the depth [N,T,H,W,1] uint8 of the first `count` clips of a split."""
     data = self.config.data
@@ -233,7 +221,7 @@ class Model:
     clips = pipeline.clips(data, split, count, seed)
     return _in_chunks(lambda x: estimate(self.weights, x), clips, 1)
 
-  def _prompt(
+  def prompt(
     self, given: inputs.Given, index: np.ndarray, structure_level: int
   ) -> types.Prompt:
     """The rows of a batch; what there are fewer of than clips is taken in turn."""
@@ -256,16 +244,21 @@ class Model:
     self, settings: ConfigDict, given: inputs.Given, seeds: Sequence[int],
     watch: watching.Watch,
   ) -> list[np.ndarray]:  # fmt: skip
-    sampler = watch.sampler(_sampler(settings))
-    root = _streams(settings)
+    sampler = watch.sampler(knobs_lib.sampler(settings))
+    root = knobs_lib.streams(settings)
     batch = min(settings.batch, settings.n)
     clips: list[np.ndarray] = []
     for start in range(0, settings.n, batch):
       # The last batch is filled up, so that one compiled program serves all.
       index = np.arange(start, start + batch, dtype=np.int32)
-      prompt = self._prompt(given, index, settings.structure_level)
+      prompt = self.prompt(given, index, settings.structure_level)
       streams, numbers = watching.rows(root, seeds, index)
-      if given.motion is None:
+      if given.video is not None:
+        latents = editing.clip_latents(
+          self._edits, self.weights, streams, numbers, prompt, given.turn(index),
+          knobs_lib.edit(settings),
+        )  # fmt: skip
+      elif given.motion is None:
         with watch.chain():
           latents = self._sample(
             self.weights, streams, numbers, prompt, sampler, settings.frames
@@ -274,6 +267,8 @@ class Model:
         latents = self._motion(self.weights, given.motion[None])
         latents = jnp.repeat(latents, batch, axis=0)
       made = self.decode(latents, settings.decode_chunk, prompt)
+      if given.mask is not None:
+        made = given.turn(index).composed(made)
       if settings.replace_first_frame:
         made = np.asarray(lamd.with_first_frame(made, prompt.image))
       clips.extend(made)
@@ -325,17 +320,6 @@ def stream(video: long_video.LongVideo) -> Iterator[np.ndarray]:
   for k in range(video.units):
     frames, carry = video.unit(k, carry)
     yield frames
-
-
-def _streams(settings: ConfigDict) -> rng.Streams:
-  return rng.Streams(rng.root(settings.seed), jnp.zeros((), jnp.int32))
-
-
-def _sampler(settings: ConfigDict) -> sampling.SamplerSettings:
-  return sampling.SamplerSettings(
-    settings.sampler, settings.steps, settings.eta, settings.spacing, settings.guidance,
-    settings.temporal_guidance,
-  )  # fmt: skip
 
 
 def _in_chunks(run: Callable[[Any], jax.Array], rows: Any, chunk: int) -> np.ndarray:

@@ -70,7 +70,8 @@ def _table(table: Table) -> str:
   )
 
 
-def _figure(name: str, caption: str) -> str:
+def figure(name: str, caption: str) -> str:
+  """Returns the html that plays a clip of the page's folder."""
   return (
     f'<figure><video src="{name}" loop muted autoplay playsinline preload="none">'
     f"</video><figcaption>{html.escape(caption)}</figcaption></figure>"
@@ -103,7 +104,22 @@ def write(
       slug = "".join(c if c.isalnum() else "_" for c in column.title.lower())
       name = f"{slug}_{i:03d}.mp4"
       media.write_mp4(folder / name, column.clips[i], fps)
-      figures.append(_figure(name, column.title))
+      figures.append(figure(name, column.title))
+  return write_page(folder, title, figures, len(columns), tables, settings)
+
+
+def write_page(
+  folder: pathlib.Path,
+  title: str,
+  figures: Sequence[str],
+  columns: int,
+  tables: Sequence[Table],
+  settings: Mapping[str, object],
+) -> pathlib.Path:
+  """Writes `folder`/index.html about clips that lie there; returns its path.
+
+  `figures` are `figure`s, or html of captions between rows of `columns` figures.
+  """
   facts = "".join(
     f"<tr><td>{html.escape(key)}</td><td>{html.escape(str(value))}</td></tr>"
     for key, value in settings.items()
@@ -114,7 +130,7 @@ def write(
     f"<style>{_STYLE}</style><h1>{html.escape(title)}</h1>"
     + "".join(_table(table) for table in tables)
     + "<h2>Clips</h2>"
-    f'<div class="grid" style="grid-template-columns:repeat({len(columns)},1fr)">'
+    f'<div class="grid" style="grid-template-columns:repeat({columns},1fr)">'
     + "".join(figures)
     + f"</div><h2>Settings</h2><table>{facts}</table><script>{_SCRIPT}</script></html>"
   )

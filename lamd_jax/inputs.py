@@ -27,6 +27,18 @@ class Given(NamedTuple):
   images: np.ndarray | None  # [M,1,H,W,3] uint8
   motion: np.ndarray | None  # [T,H,W,3] uint8
   depth: np.ndarray | None = None  # [M,T,H,W,1] uint8
+  video: np.ndarray | None = None  # [M,T,H,W,3] uint8, what is edited
+  mask: np.ndarray | None = None  # [M,T,H,W,1] uint8, 1 where it is edited
+
+  def turn(self, index: np.ndarray) -> Given:
+    """Returns the clips, and their masks, that `index` [B] takes in turn."""
+    rows = index % len(self.video)
+    mask = None if self.mask is None else self.mask[rows]
+    return self._replace(video=self.video[rows], mask=mask)
+
+  def composed(self, made: np.ndarray) -> np.ndarray:
+    """Returns clips that are `made` where they are edited, as they were elsewhere."""
+    return np.where(self.mask, made, self.video)
 
 
 def _open(path: str | os.PathLike[str]) -> Image.Image:

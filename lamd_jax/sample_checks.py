@@ -118,8 +118,13 @@ def check_sample(sample: ConfigDict, config: ConfigDict) -> None:
 
 
 _DIFFUSERS = ("image", "video", "structure", "structure_levels")
+_STRUCTURED = ("structure", "structure_levels")
 # What only makes sense where a video is edited, and the value that means off.
-_EDIT = {"video": "", "structure_level": 0, "temporal_guidance": 1.0}
+_EDIT = {
+  "video": "", "structure_level": 0, "temporal_guidance": 1.0, "depth": "", "mask": "",
+  "start": "noise", "strength": 1.0,
+}  # fmt: skip
+INSTANCE = "instance:"  # a mask of held-out clips: this, and an object's number
 
 
 def _check_edit(sample: ConfigDict, config: ConfigDict) -> None:
@@ -138,10 +143,85 @@ def _check_edit(sample: ConfigDict, config: ConfigDict) -> None:
     off = "none" if key == "long" else _ANIMATION[key]
     if sample[key] != off:
       raise ConfigError(f"--sample.{key}={sample[key]}: not for gen1; leave it at {off!r}")
+  if sample.strength != 1 and sample.start == "noise":
+    raise ConfigError(
+      f"--sample.strength={sample.strength}: a chain from noise has none; add"
+      " --sample.start=input or inverted"
+    )
+  if sample.video:
+    _check_user_video(sample, config)
+  else:
+    _check_held_out(sample, config)
+
+
+def _check_held_out(sample: ConfigDict, config: ConfigDict) -> None:
   if sample.frames not in (0, config.data.frames):
     raise ConfigError(
       f"--sample.frames={sample.frames}: clips of held-out structure have"
       f" {config.data.frames} frames; leave it at 0"
+    )
+  if sample.depth:
+    raise ConfigError(
+      f"--sample.depth={sample.depth}: held-out clips have their own; name a"
+      " --sample.video, or take it out"
+    )
+  if not sample.mask:
+    return
+  if not sample.mask.removeprefix(INSTANCE).isdecimal():
+    raise ConfigError(
+      f"--sample.mask={sample.mask}: for held-out clips say {INSTANCE}K, K=0 is the"
+      " background and K=1 the first object; a file goes with --sample.video"
+    )
+  if config.data.source != "procedural":
+    raise ConfigError(
+      f"--sample.mask={sample.mask}: data.source={config.data.source} knows no objects;"
+      " give a --sample.video and a file"
+    )
+
+
+def _check_user_video(sample: ConfigDict, config: ConfigDict) -> None:
+  longest = config.model.denoiser.frame_positions
+  window = sample.frames or config.data.frames
+  structured = edit_stage(config) in _STRUCTURED
+  if not (sample.text or sample.image):
+    raise ConfigError(
+      f"--sample.video={sample.video}: say what it shall look like, with"
+      " --sample.text=WORDS or --sample.image=FILE"
+    )
+  if window > longest:
+    raise ConfigError(
+      f"--sample.frames={sample.frames}: a window of this model has at most {longest}"
+      " (model.denoiser.frame_positions); longer videos are edited window by window"
+    )
+  if sample.shared >= window:
+    raise ConfigError(
+      f"--sample.shared={sample.shared}: windows have {window} frames; share at most"
+      f" {window - 1}"
+    )
+  if sample.fps:
+    raise ConfigError(
+      f"--sample.fps={sample.fps}: an edited video keeps its times; leave it at 0"
+    )
+  if sample.mask.startswith(INSTANCE):
+    raise ConfigError(
+      f"--sample.mask={sample.mask}: is for held-out clips of a procedural world; give"
+      " a mask video or a picture"
+    )
+  if sample.depth and not structured:
+    raise ConfigError(
+      f"--sample.depth={sample.depth}: this run trains no structure; take it out"
+    )
+  if structured and not (sample.depth or config.model.structure.depth_weights):
+    raise ConfigError(
+      f"--sample.video={sample.video}: its depth is missing; give"
+      " --sample.depth=FILE, a grey video with a frame to each of its frames or"
+      " DPT-Large's weights (tools.convert depth), or take a run that was trained with"
+      " model.structure.depth_weights=FILE"
+    )
+  if not structured and sample.start == "noise" and not sample.mask:
+    raise ConfigError(
+      f"--sample.video={sample.video}: this run trains no structure, so nothing of the"
+      " video would be kept; add --sample.start=input, or a mask"
     )
 
 

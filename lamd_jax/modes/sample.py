@@ -16,6 +16,7 @@ from lamd_jax import config as config_lib
 from lamd_jax import media
 from lamd_jax import run_folder
 from lamd_jax.errors import ConfigError
+from lamd_jax.modes import edit
 from lamd_jax.modes import stream
 from lamd_jax.training import compile_cache
 from lamd_jax.training import preemption
@@ -91,6 +92,8 @@ def run(config: ConfigDict, workdir: epath.Path, sample: ConfigDict) -> int:
   """Samples as `--sample.*` says; returns the exit code."""
   compile_cache.enable()
   model = api.from_workdir(config, workdir, sample.weights)
+  if sample.video:
+    return edit.run(model, config, workdir, sample, _texts(sample.text))
   name = f"{sample.sampler}-{sample.steps}-seed{sample.seed}"
   if sample.long != "none":
     name = f"{sample.long}-{name}"

@@ -106,7 +106,7 @@ class Gen1Stage(DenoiserStage):
       # That of unit rows, were all channels alike.
       "embedding_variance": np.full(width, 1 / width, np.float32),
     }
-    return {group: params[group] for group in self.groups}, extras
+    return {name: params[name] for name in params if name in self.groups}, extras
 
   def start(
     self, params: dict[str, Tree], extras: Tree, earlier: Mapping[str, Tree]
