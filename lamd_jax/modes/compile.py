@@ -126,15 +126,19 @@ def programs(
   dtype = jnp.float32 if config.train.compute == "float32" else jnp.bfloat16
   system = SYSTEMS[config.system](config, dtype)
   stages = system.stages()
-  with jax.set_mesh(mesh):
-    for stage in stages:
-      if "train" in options.programs and stage.name in config.stages:
-        function, arguments = train_program(stage, config, stages, mesh)
-        found = ahead.compile_program(function, arguments, options.topology)
-        yield f"train {stage.name}", found
-    if "sample" in options.programs:
-      function, arguments = sample_program(system, config, sample, mesh)
-      yield "sample", ahead.compile_program(function, arguments, options.topology)
+
+  def compiled(program: tuple[Any, tuple[Any, ...]]) -> ahead.Compiled:
+    # Around the compilation alone: whatever else JAX computed inside, a random key
+    # say, would be computed on these devices, which are not there.
+    with jax.set_mesh(mesh):
+      return ahead.compile_program(*program, options.topology)
+
+  for stage in stages:
+    if "train" in options.programs and stage.name in config.stages:
+      program = train_program(stage, config, stages, mesh)
+      yield f"train {stage.name}", compiled(program)
+  if "sample" in options.programs:
+    yield "sample", compiled(sample_program(system, config, sample, mesh))
 
 
 def advice(name: str, config: ConfigDict, found: ahead.Compiled) -> str:
