@@ -42,8 +42,7 @@ USAGE = """usage: python -m lamd_jax.main [flags]
   animate  --workdir=runs/lamd_cater_gen_v1-demo --mode=sample
            --sample.image=FILE --sample.text="the cone is sliding to (2, -1)."
            or --sample.motion_from=VIDEO
-  edit     --workdir=RUN --mode=sample --sample.video=IN.mp4 --sample.depth=GREY.mp4
-           --sample.image=FILE or --sample.text="a red cone"
+  edit     --workdir=RUN --mode=sample --sample.video=IN.mp4 --sample.text="a red cone"
   evaluate --workdir=runs/lvdm_sky-demo --mode=evaluate
   look     --config=configs/lvdm_sky.py --dry_run     shapes, parameters, memory
   compile  --config=configs/lvdm_sky.py --mode=compile --compile.topology=v5e:4x4
