@@ -24,6 +24,7 @@ def _data() -> ConfigDict:
       source="folder",
       root="",  # folder of the data set; unused by procedural
       name="",  # TFDS name
+      choose=False,  # source, size, frames and stride from what root holds: own_data.py
       camera="aux1",  # aux1 | main, of bair
       # explicit | ambiguous, of cater_gen; appearance: what is there, of world cater
       captions="explicit",

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from lamd_jax import ahead
 from lamd_jax import command_line
 from lamd_jax import config as config_lib
+from lamd_jax import own_data
 from lamd_jax import run_folder
 from lamd_jax import sample_checks
 from lamd_jax import validation
@@ -46,7 +47,6 @@ USAGE = """usage: python -m lamd_jax.main [flags]
   evaluate --workdir=runs/lvdm_sky-demo --mode=evaluate
   look     --config=configs/lvdm_sky.py --dry_run     shapes, parameters, memory
   compile  --config=configs/lvdm_sky.py --mode=compile --compile.topology=v5e:4x4
-           for a TPU slice that need not be there
 
 flags
   --config=FILE[:VARIANT]   variant: paper (default), demo, gpu
@@ -111,6 +111,9 @@ def resolve(line: command_line.CommandLine) -> Request:
   if config is None:
     raise ConfigError(f"--workdir={workdir}: holds no run; name a --config")
   config = command_line.apply(config.copy_and_resolve_references(), "config", line)
+  if config.data.choose:
+    typed = {key for group, key, _ in line.overrides if group == "config"}
+    print("\n".join(own_data.settle(config, stored, typed)), flush=True)
   sample = command_line.apply(config_lib.sample_defaults(), "sample", line)
   evaluation = command_line.apply(config_lib.eval_defaults(), "eval", line)
   if stored is not None:

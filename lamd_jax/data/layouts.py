@@ -24,7 +24,9 @@ from lamd_jax.data.sources import natops
 TREES = {
   "folder": """\
 DIR/**/*.mp4                         also avi webm gif mkv mov, at any depth
-  or DIR/{train,test}/**/*.mp4       else about 8 % are held out, by a hash of the name""",
+  or DIR/{train,test}/**/*.mp4       else about 8 % are held out, by a hash of the name
+Captions, if any: clip.txt or clip.json ({"caption": ...}) beside clip.mp4, or
+DIR/captions.json {"path/of/clip.mp4": ...}""",
   "frames": """\
 DIR/{sky_train,sky_test}/<id>/<id>_<k>/<id>_frames_000NNNNN.jpg   as published
   or DIR/{train,test}/<id>/<id>_<k>/*.jpg

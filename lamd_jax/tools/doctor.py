@@ -14,6 +14,8 @@ import pathlib
 import shlex
 import sys
 
+from lamd_jax import config as config_lib
+from lamd_jax import own_data
 from lamd_jax.data import index
 from lamd_jax.data import layouts
 from lamd_jax.errors import DataError
@@ -98,6 +100,14 @@ def _report_records(root: pathlib.Path) -> bool:
   return True
 
 
+def _advice(folder: str) -> list[str]:
+  """What to do with the videos, in words."""
+  found = own_data.look(folder)  # by the index, which is there by now
+  config = config_lib.defaults()
+  config.variant = "demo"
+  return [f"advice  {line.strip()}" for line in own_data.advice(found, config)]
+
+
 def run(folder: str) -> int:
   """Prints the diagnosis; returns the exit code. Raises DataError."""
   top = files.check_root(folder)
@@ -120,9 +130,15 @@ def run(folder: str) -> int:
   if not serves:
     return DataError.exit_code
   # Quoted for the shell: data set names hold spaces and "#".
+  if layout.source in registry.SCAN:
+    for line in _advice(folder):
+      print(line)
   place = shlex.quote(f"--config.data.root={root}")
   flags = [f"--config.data.source={layout.source}", place]
   print("flags   " + " ".join([*flags, *layout.flags]))
+  if layout.source in ("folder", "csv", "frames"):
+    # With any config; with this one nothing else needs to be said.
+    print(f"train   python -m lamd_jax.main --config=configs/own_videos.py {place}")
   return 0
 
 
