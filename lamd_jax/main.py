@@ -31,12 +31,32 @@ from lamd_jax.errors import InputError
 from lamd_jax.training import distributed
 from lamd_jax.training import monitor
 
+HELP = """usage: python -m lamd_jax.main [flags]
+
+  train     --config=configs/lvdm_sky.py:demo       minutes on a CPU, no download
+  own data  --config=configs/own_videos.py --config.data.root=DIR
+  sample    --workdir=runs/lvdm_sky-demo --mode=sample --sample.n=16
+  score     --workdir=runs/lvdm_sky-demo --mode=evaluate
+  look      --config=FILE --dry_run            shapes, parameters, memory, no run
+
+  --config=FILE[:VARIANT]  demo, gpu or paper; see configs/
+  --config.KEY=VALUE       changes one key of the config
+  --workdir=DIR            the run's folder; default runs/CONFIG-VARIANT
+  --mode=MODE              {modes}
+  --resume=HOW             auto (the default: the same command goes on), must,
+                           never
+  --sample.KEY=VALUE       n, text, image, steps, seed, ...
+
+Long video, image to video, editing, all keys: --helpfull
+Is this folder of videos good?  python -m lamd_jax.tools.doctor DIR
+Exit codes: 0 done, 1 failed, 2 config, 3 data, 4 weights, 75 saved, run again.
+"""
+
 USAGE = """usage: python -m lamd_jax.main [flags]
 
   train    --config=configs/lvdm_sky.py:demo          minutes on a CPU, no download
            --config=configs/lvdm_sky.py --config.data.root=DIR         the paper
-  own data --config=configs/lvdm_sky.py:demo --config.data.source=folder
-           --config.data.root=DIR --workdir=runs/mine
+  own data --config=configs/own_videos.py --config.data.root=DIR
   sample   --workdir=runs/lvdm_sky-demo --mode=sample --sample.n=16
   long     --workdir=runs/lvdm_sky_long-demo --mode=sample
            --sample.long=hierarchical --sample.frames=1024
@@ -132,8 +152,11 @@ def resolve(line: command_line.CommandLine) -> Request:
 
 def run(argv: list[str]) -> int:
   """Runs one command line; returns the exit code."""
-  if any(arg in ("--help", "-h", "-help", "--helpfull") for arg in argv[1:]):
+  if "--helpfull" in argv[1:]:
     print(usage())
+    return 0
+  if any(arg in ("--help", "-h", "-help") for arg in argv[1:]):
+    print(HELP.format(modes=", ".join(command_line.MODES)), end="")
     return 0
   try:
     line = command_line.parse(argv[1:])

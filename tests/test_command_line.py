@@ -74,10 +74,29 @@ def test_a_broken_config_file_is_one_line(tmp_path, capsys):
   assert code == 2 and "ZeroDivisionError" in error and error.count("\n") == 1
 
 
-def test_help_fits_a_screen(capsys):
-  assert main.run(["main", "--help"]) == 0
-  lines = capsys.readouterr().out.splitlines()
-  assert len(lines) <= 36 and max(map(len, lines)) <= 132
+def test_help_fits_a_terminal_and_shows_five_commands_that_parse(capsys):
+  for flag in ("--help", "-h"):
+    assert main.run(["main", flag]) == 0
+  text = capsys.readouterr().out
+  lines = text[: len(text) // 2].splitlines()
+  assert len(lines) <= 24 and max(map(len, lines)) <= 80
+  shown = [line[12:].split("   ")[0].split() for line in lines[2:7]]
+  assert len(shown) == 5 and all(arguments for arguments in shown)
+  for arguments in shown:
+    command_line.parse(arguments)
+    for argument in arguments:
+      if argument.startswith("--config=configs/"):
+        name = argument.removeprefix("--config=configs/")
+        command_line.load_config(f"{CONFIGS}/{name}")
+
+
+def test_full_help_names_every_key(capsys):
+  assert main.run(["main", "--helpfull"]) == 0
+  text = capsys.readouterr().out
+  assert max(map(len, text.splitlines())) <= 132
+  for tree in (config_lib.sample_defaults(), config_lib.eval_defaults()):
+    for key in tree:
+      assert key in text
 
 
 def test_every_leaf_has_a_rule():
