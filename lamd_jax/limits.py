@@ -210,7 +210,7 @@ FREE_TEXT = (
   "model.content.image_weights", "model.content.text_weights",
   "model.structure.depth_weights",
 )  # fmt: skip
-CHECKED_BELOW = ("stages", "formats")
+CHECKED_BELOW = ("stages", "formats", "train.mesh", "topology", "programs")
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

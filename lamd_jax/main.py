@@ -33,7 +33,7 @@ from lamd_jax.training import monitor
 
 HELP = """usage: python -m lamd_jax.main [flags]
 
-  train     --config=configs/lvdm_sky.py:demo       minutes on a CPU, no download
+  train     --config=configs/lvdm_sky.py:demo      minutes on a CPU, no download
   own data  --config=configs/own_videos.py --config.data.root=DIR
   sample    --workdir=runs/lvdm_sky-demo --mode=sample --sample.n=16
   score     --workdir=runs/lvdm_sky-demo --mode=evaluate
@@ -48,8 +48,8 @@ HELP = """usage: python -m lamd_jax.main [flags]
   --sample.KEY=VALUE       n, text, image, steps, seed, ...
 
 Long video, image to video, editing, all keys: --helpfull
-Is this folder of videos good?  python -m lamd_jax.tools.doctor DIR
-Exit codes: 0 done, 1 failed, 2 config, 3 data, 4 weights, 75 saved, run again.
+A look at your videos:  python -m lamd_jax.tools.doctor DIR
+Exit codes: 0 done, 1 failed, 2 config, 3 data, 4 weights, 75 saved: run again
 """
 
 USAGE = """usage: python -m lamd_jax.main [flags]

@@ -35,37 +35,37 @@ def sizes(mesh: str, devices: int) -> dict[str, int]:
   Raises:
     ConfigError: no such preset or axis, or the product does not fit.
   """
-  found = dict.fromkeys(AXES, 1)
+  found, flag = dict.fromkeys(AXES, 1), f"--config.train.mesh={mesh}"
   if mesh == "one":
     return found
   for part in PRESETS.get(mesh, mesh).split(","):
     axis, equals, size = (x.strip() for x in part.partition("="))
     if not equals:
       raise ConfigError(
-        f"train.mesh={mesh!r} is not one of {', '.join(PRESETS)}, nor sizes such as"
-        f" data=2,fsdp=-1 of the axes {', '.join(AXES)}"
+        f"{flag}: {part!r} is not one of {', '.join(PRESETS)}, nor"
+        f" a size such as fsdp=-1 of the axes {', '.join(AXES)}"
       )
     if axis not in AXES:
       raise ConfigError(
-        f"train.mesh={mesh}: {axis!r} is no axis; choose from {', '.join(AXES)}"
+        f"{flag}: {axis!r} is no axis; choose from {', '.join(AXES)}"
       )
     if not size.lstrip("-").isdigit() or int(size) < -1 or int(size) == 0:
       raise ConfigError(
-        f"train.mesh={mesh}: {axis}={size} is no number of devices; -1 takes what is left"
+        f"{flag}: {axis}={size} is no number of devices; -1 takes what is left"
       )
     found[axis] = int(size)
-  return _fill(found, mesh, devices)
+  return _fill(found, flag, devices)
 
 
-def _fill(found: dict[str, int], mesh: str, devices: int) -> dict[str, int]:
+def _fill(found: dict[str, int], flag: str, devices: int) -> dict[str, int]:
   """Puts the rest of the devices where -1 stands."""
   open_axes = [axis for axis, size in found.items() if size == -1]
   if len(open_axes) > 1:
-    raise ConfigError(f"train.mesh={mesh}: -1 may stand once, not {len(open_axes)} times")
+    raise ConfigError(f"{flag}: -1 may stand once, not {len(open_axes)} times")
   named = math.prod(size for size in found.values() if size > 0)
   if devices % named or (not open_axes and devices != named):
     raise ConfigError(
-      f"train.mesh={mesh}: its sizes make {named}, there are {devices} device(s); choose"
+      f"{flag}: its sizes make {named}, there are {devices} device(s); choose"
       " sizes whose product they are, or -1 for one of them"
     )
   return {axis: devices // named if n == -1 else n for axis, n in found.items()}

@@ -22,6 +22,7 @@ from lamd_jax import config as config_lib
 from lamd_jax import knobs
 from lamd_jax import rng
 from lamd_jax import types
+from lamd_jax.errors import ConfigError
 from lamd_jax.modes import dry_run
 from lamd_jax.systems.registry import SYSTEMS
 from lamd_jax.training import sharding
@@ -190,6 +191,11 @@ def sample_settings(config: ConfigDict, sample: ConfigDict) -> ConfigDict:
 
 def run(config: ConfigDict, sample: ConfigDict, options: ConfigDict) -> int:
   """Compiles and reports; 0 if everything fits, 1 if something does not."""
+  unknown = set(options.programs) - {"train", "sample"}
+  if unknown:
+    raise ConfigError(
+      f"--compile.programs={','.join(options.programs)}: choose from train, sample"
+    )
   count = len(ahead.devices(options.topology))
   print(f"{config.name}:{config.variant} for {options.topology}, {count} devices, mesh"
         f" {config.train.mesh}", flush=True)  # fmt: skip
