@@ -33,11 +33,11 @@ from lamd_jax.training import monitor
 
 HELP = """usage: python -m lamd_jax.main [flags]
 
-  train     --config=configs/lvdm_sky.py:demo      minutes on a CPU, no download
+  train     --config=configs/lvdm_sky.py:demo      minutes on a CPU
   own data  --config=configs/own_videos.py --config.data.root=DIR
   sample    --workdir=runs/lvdm_sky-demo --mode=sample --sample.n=16
   score     --workdir=runs/lvdm_sky-demo --mode=evaluate
-  look      --config=FILE --dry_run            shapes, parameters, memory, no run
+  look      --config=FILE --dry_run         shapes, memory; runs nothing
 
   --config=FILE[:VARIANT]  demo, gpu or paper; see configs/
   --config.KEY=VALUE       changes one key of the config
