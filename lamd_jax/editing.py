@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from lamd_jax import edit_sources
+from lamd_jax import gallery
 from lamd_jax import inputs
 from lamd_jax import knobs as knobs_lib
 from lamd_jax import rng
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]  # frames done, frames in all
 _ESTIMATED = 4  # frames that a depth estimator sees at once
+_SHOWN = 16  # clips on a page, beside their inputs
 
 
 class Programs:
@@ -281,6 +283,19 @@ def held_out(
     if not mask.any():
       raise DataError(f"mask={settings.mask}: no clip of {data.eval_split} shows it")
   return given._replace(video=video, mask=mask)
+
+
+def columns(model: api.Model, clips: Sequence[Clip]) -> list[gallery.Column]:
+  """Returns the first clips that `generate` made, beside what they were made of."""
+  made = np.stack([clip.frames for clip in clips[:_SHOWN]])
+  data, seed = model.config.data, model.config.seed
+  asked = (data.eval_split, len(made), seed)
+  turn = lambda rows: rows[np.arange(len(made)) % len(rows)]
+  found = [gallery.Column("input", turn(pipeline.clips(data, *asked)))]
+  if model.system.structured:
+    depth = np.repeat(model.depth_of_clips(*asked), 3, axis=-1)
+    found.append(gallery.Column("depth", turn(depth)))
+  return [*found, gallery.Column("output", made)]
 
 
 def clip_latents(

@@ -128,7 +128,7 @@ def test_an_edited_video_keeps_size_times_and_sound(
   assert video.shape == same.frames.shape == (FRAMES, HEIGHT, WIDTH, 3)
   # H.264, whose colours are coarser, lies between.
   bright = lambda frames: frames.mean(-1).ravel()
-  assert np.corrcoef(bright(video), bright(same.frames))[0, 1] > 0.98
+  assert np.corrcoef(bright(video), bright(same.frames))[0, 1] > 0.9
   beside, _ = media.read_video(tmp_path / "out" / "side_by_side.mp4")
   assert beside.shape == (FRAMES, HEIGHT, 3 * WIDTH, 3)
   depth = beside[:, :, WIDTH : 2 * WIDTH]
@@ -168,9 +168,12 @@ def test_outside_the_mask_nothing_changes(model, inputs):
   np.testing.assert_array_equal(again, made)
 
 
-def test_a_weaker_start_stays_nearer_to_the_input(model, inputs):
+@pytest.mark.parametrize(
+  "start", ["input", pytest.param("inverted", marks=pytest.mark.slow)]
+)
+def test_a_weaker_start_stays_nearer_to_the_input(model, inputs, start):
   clip = _clip(4)
-  knobs = _knobs(inputs) | {"depth": np.ones((4, 4, 4)), "start": "input"}
+  knobs = _knobs(inputs) | {"depth": np.ones((4, 4, 4)), "start": start}
   there_and_back = model.reconstruct(
     np.asarray([[Image.fromarray(f).resize((32, 16)) for f in clip]], np.uint8)
   )[0]
@@ -195,6 +198,9 @@ def test_objects_of_held_out_clips_are_masks(run, model, tmp_path):
   outside = np.broadcast_to(~inside, clips.shape)
   np.testing.assert_array_equal(made[outside], clips[outside])
   assert abs(made.astype(int) - clips)[~outside].mean() > 1
+  page = (tmp_path / "index.html").read_text()
+  for kind in ("input", "depth", "output"):  # side by side
+    assert f"{kind}_001.mp4" in page and (tmp_path / f"{kind}_001.mp4").is_file()
 
 
 @pytest.fixture(scope="module")
@@ -287,9 +293,11 @@ def _customise(run, subject, out, *more):
 
 
 @pytest.mark.slow
-def test_a_subject_changes_the_attention_alone(run, model, subject, tmp_path):
+@pytest.mark.parametrize("how", ["lora", "spatial"])
+def test_a_subject_changes_what_it_is_to(run, model, subject, tmp_path, how):
   out = tmp_path / "out"
-  assert _customise(run, subject, out, f"--depth={subject / 'depth'}") == 0
+  options = (f"--depth={subject / 'depth'}", f"--how={how}")
+  assert _customise(run, subject, out, *options) == 0
   made = lamd_jax.load(out)
   assert set(made.weights) == set(model.weights)
   name = model.system.diffuser
@@ -300,9 +308,12 @@ def test_a_subject_changes_the_attention_alone(run, model, subject, tmp_path):
   old, new = flat(model), flat(made)
   assert old.keys() == new.keys()
   changed = {key for key in old if not np.array_equal(old[key], new[key])}
-  assert changed and all("_attention']['" in key for key in changed)
   assert any("cross_attention" in key for key in changed)
-  assert _customise(run, subject, out, f"--depth={subject / 'depth'}") == 2  # is there
+  assert not any("['temporal']" in key for key in changed)
+  attention = ("self_attention']", "cross_attention']")
+  outside = {key for key in changed if not any(word in key for word in attention)}
+  assert bool(outside) == (how == "spatial")
+  assert _customise(run, subject, out, *options) == 2  # it is there already
 
 
 def test_pictures_take_turns_with_clips(model, subject):

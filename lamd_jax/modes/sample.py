@@ -13,6 +13,8 @@ import numpy as np
 
 from lamd_jax import api
 from lamd_jax import config as config_lib
+from lamd_jax import editing
+from lamd_jax import gallery
 from lamd_jax import media
 from lamd_jax import run_folder
 from lamd_jax.errors import ConfigError
@@ -114,6 +116,10 @@ def run(config: ConfigDict, workdir: epath.Path, sample: ConfigDict) -> int:
     del knobs["motion_from"]
     states = model.denoising_strip(**{**knobs, "text": knobs["text"][0]})
     media.write_png(folder / "strip.png", media.filmstrip(states))
+  if config.system == "gen1":
+    columns = editing.columns(model, clips)
+    title = f"{config.name}: held-out clips, edited"
+    print(f"page {gallery.write(folder, title, columns, [], sample, clips[0].fps, [])}")
   record = {
     "sample": sample.to_dict(),
     "config_hash": run_folder.config_hash(config),

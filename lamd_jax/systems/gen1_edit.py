@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lamd_jax import rng
 from lamd_jax import types
@@ -89,16 +90,15 @@ def edit(
     window: see there.
     settings: static.
   """
-  name, process, chosen = system.diffuser, system.process, settings.sampler
+  process, chosen = system.process, settings.sampler
+  shape = window.known.shape[2:]
   prompt = types.Prompt(depth=window.depth, structure_level=window.level)
-  told, null = system.conditions(name, weights, embedding, prompt)
+  told, null = system.conditions(system.diffuser, weights, embedding, prompt)
   grid = grid_lib.make(process, chosen.steps, chosen.spacing)
   if settings.start != "noise":
     grid = grid_lib.cut(grid, settings.strength * (process.schedule.steps - 1))
-  shape = window.known.shape[2:]
   streams = rng.Streams(root, jnp.zeros((), jnp.int32))
   noise = frame_noise(streams, "start", window, shape)
-
   given = window.known
   if window.video is not None:
     params = weights["autoencoder"]["params"]["generator"]
@@ -109,26 +109,38 @@ def edit(
   if window.mask is not None:
     inside = latent_mask(window.mask, *shape[:2])
   value = held * window.known + (1 - held) * given
-  constraint = constraints.masked(
-    inside * (1 - held), constraints.noised(process, value, noise)
+  z = samplers.SAMPLERS[chosen.sampler](
+    system.guided(system.diffuser, weights, null, chosen),
+    process,
+    _start(system, weights, settings.start, given, noise, null, grid),
+    told,
+    grid=grid,
+    noise=lambda i: frame_noise(rng.Streams(root, i), "chain", window, shape),
+    eta=chosen.eta,
+    constraint=constraints.masked(
+      inside * (1 - held), constraints.noised(process, value, noise)
+    ),
   )
+  return inside * z + (1 - inside) * value
 
+
+def _start(
+  system: gen1.Gen1,
+  weights: stage_lib.Frozen,
+  how: str,
+  given: jax.Array,
+  noise: jax.Array,
+  null: types.Conditions,
+  grid: np.ndarray,
+) -> jax.Array:
+  """Returns the state at grid[0]: noise, or of the latents `given`, without content."""
+  name, process = system.diffuser, system.process
   mode = "image" if name == "image" else "video"
   plain = system.denoiser(weights[name]["params"], mode)
-  level = jnp.full(window.index.shape, grid[0], jnp.float32)
+  level = jnp.full(given.shape[:1], grid[0], jnp.float32)
   starts = {
     "noise": lambda: noise,
     "input": lambda: process.add_noise(given, noise, level),
     "inverted": lambda: inversion.invert(plain, process, given, null, grid=grid),
   }
-  z = samplers.SAMPLERS[chosen.sampler](
-    system.guided(name, weights, null, chosen),
-    process,
-    starts[settings.start](),
-    told,
-    grid=grid,
-    noise=lambda i: frame_noise(rng.Streams(root, i), "chain", window, shape),
-    eta=chosen.eta,
-    constraint=constraint,
-  )
-  return inside * z + (1 - inside) * value
+  return starts[how]()
