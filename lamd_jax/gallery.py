@@ -22,6 +22,7 @@ body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding
 h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem}
 table{border-collapse:collapse}td,th{padding:.25rem .75rem;text-align:left;
 border-bottom:1px solid #8884}td.n{text-align:right;font-variant-numeric:tabular-nums}
+thead th{cursor:pointer}
 .grid{display:grid;gap:.75rem;overflow-x:auto}
 figure{margin:0}figcaption{font-size:.8rem;opacity:.75}
 video{width:100%;min-width:96px;image-rendering:pixelated;background:#8882}
@@ -30,10 +31,19 @@ p.note{opacity:.8;max-width:50rem}
 """
 
 # Plays what is in view and pauses the rest; without scripts the clips still autoplay.
+# A click on a table's heading sorts its rows by that column, a second one backwards.
 _SCRIPT = """
 const seen=new IntersectionObserver(es=>es.forEach(e=>
   e.isIntersecting?e.target.play().catch(()=>{}):e.target.pause()));
 document.querySelectorAll('video').forEach(v=>seen.observe(v));
+document.querySelectorAll('thead th').forEach(h=>h.onclick=()=>{
+  const body=h.closest('table').tBodies[0],i=h.cellIndex,down=h.dataset.down!=='1';
+  h.dataset.down=down?'1':'';
+  const key=r=>{const t=r.cells[i].textContent,x=parseFloat(t);return isNaN(x)?t:x};
+  const order=(a,b)=>typeof a===typeof b?(a<b?-1:a>b?1:0):typeof a==='number'?-1:1;
+  [...body.rows].sort((r,q)=>(down?1:-1)*order(key(r),key(q)))
+    .forEach(r=>body.append(r));
+});
 """
 
 
@@ -53,7 +63,8 @@ class Table(NamedTuple):
   rows: Sequence[Sequence[str]]
 
 
-def _table(table: Table) -> str:
+def table_html(table: Table) -> str:
+  """Returns a table under its title; all of its text is escaped."""
   head = "".join(f"<th>{html.escape(cell)}</th>" for cell in table.header)
   body = "".join(
     "<tr>"
@@ -124,18 +135,33 @@ def write_page(
     f"<tr><td>{html.escape(key)}</td><td>{html.escape(str(value))}</td></tr>"
     for key, value in settings.items()
   )
+  body = (
+    "".join(table_html(table) for table in tables)
+    + "<h2>Clips</h2>"
+    + grid_html(figures, columns)
+    + f"<h2>Settings</h2><table>{facts}</table>"
+  )
+  return write_document(folder / "index.html", title, body)
+
+
+def grid_html(figures: Sequence[str], columns: int) -> str:
+  """Returns figures in rows of `columns`."""
+  return (
+    f'<div class="grid" style="grid-template-columns:repeat({columns},1fr)">'
+    + "".join(figures)
+    + "</div>"
+  )
+
+
+def write_document(target: pathlib.Path, title: str, body: str) -> pathlib.Path:
+  """Writes a page whose body is html; it is whole or not there. Returns `target`."""
   page = (
     f'<!doctype html><html lang="en"><meta charset="utf-8"><title>'
     f"{html.escape(title)}</title><meta name=viewport content='width=device-width'>"
-    f"<style>{_STYLE}</style><h1>{html.escape(title)}</h1>"
-    + "".join(_table(table) for table in tables)
-    + "<h2>Clips</h2>"
-    f'<div class="grid" style="grid-template-columns:repeat({columns},1fr)">'
-    + "".join(figures)
-    + f"</div><h2>Settings</h2><table>{facts}</table><script>{_SCRIPT}</script></html>"
+    f"<style>{_STYLE}</style><h1>{html.escape(title)}</h1>{body}"
+    f"<script>{_SCRIPT}</script></html>"
   )
-  target = folder / "index.html"
-  partial = folder / ".index.part.html"
+  partial = target.with_name(f".{target.stem}.part.html")
   partial.write_text(page, "utf-8")
   os.replace(partial, target)
   return target

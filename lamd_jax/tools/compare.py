@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two runs side by side on one page: clips, scores, curves, and what was set otherwise.
+
+  python -m lamd_jax.tools.compare runs/a runs/b --out=page.html
+
+The page works from a file path; its clips lie beside it in a folder of its name. Clips
+are those of the runs' galleries: equal rows show equal captions and first frames only
+where both runs were scored on the same data with the same seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+import html
+import json
+import math
+import pathlib
+import re
+import shutil
+import sys
+from typing import Any, NamedTuple
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from lamd_jax import gallery
+from lamd_jax import limits
+from lamd_jax import line_plot
+from lamd_jax import run_folder
+from lamd_jax import run_scores
+from lamd_jax.errors import ConfigError
+from lamd_jax.errors import InputError
+
+_POINTS = 400  # of a curve
+_SHOWN = 12  # clips of each run
+_CAPTION = re.compile(r"<p class=caption>(.*?)</p>", re.DOTALL)
+
+
+class Run(NamedTuple):
+  """A run and the name it has on the page."""
+
+  name: str
+  folder: pathlib.Path
+  config: ConfigDict
+
+
+def _open(given: Sequence[str]) -> list[Run]:
+  runs = []
+  for path in given:
+    folder = pathlib.Path(path).expanduser().resolve()
+    config = run_folder.read(epath.Path(folder))
+    if config is None:
+      raise ConfigError(f"{path}: holds no run (no config.json)")
+    runs.append(Run(folder.name, folder, config))
+  if runs[0].name == runs[1].name:  # the same name in two places
+    return [run._replace(name=f"{run.folder.parent.name}/{run.name}") for run in runs]
+  return runs
+
+
+def settings(runs: Sequence[Run]) -> gallery.Table:
+  """The keys of the configs that differ."""
+  leaves = [dict(limits.leaves(run.config)) for run in runs]
+  rows = [
+    (key, *(str(x[key]) for x in leaves))
+    for key in leaves[0]
+    if any(x[key] != leaves[0][key] for x in leaves)
+  ]
+  note = "Keys of the configs that differ." if rows else "The configs are equal."
+  return gallery.Table("Settings", note, ("key", *(run.name for run in runs)), rows)
+
+
+def scores(runs: Sequence[Run]) -> list[gallery.Table]:
+  """A table for each protocol; what a run was not scored on is a dash."""
+  found: dict[str, dict[str, list[str]]] = {}
+  for i, run in enumerate(runs):
+    for score in run_scores.read(run.folder):
+      rows = found.setdefault(score.protocol, {})
+      rows.setdefault(score.what, ["-"] * len(runs))[i] = score.text()
+  note = (
+    "With 95 % intervals where there are any. Numbers of one row are comparable only if"
+    " data, clips and sampler are the same: see the settings."
+  )
+  head = ("score", *(run.name for run in runs))
+  return [
+    gallery.Table(protocol, note, head, [(what, *cells) for what, cells in rows.items()])
+    for protocol, rows in found.items()
+  ]
+
+
+def _points(path: pathlib.Path) -> dict[str, list[tuple[float, float]]]:
+  """The losses of a stage by name, thinned out."""
+  lines: dict[str, list[tuple[float, float]]] = {}
+  text = path.read_text("utf-8") if path.is_file() else ""
+  for line in text.splitlines():
+    try:
+      row: dict[str, Any] = json.loads(line)
+      step = float(row["step"])
+    except (ValueError, LookupError, TypeError):
+      continue  # half a line of a run that is being written
+    for name, value in row.items():
+      if name.startswith("loss/") and isinstance(value, int | float):
+        if math.isfinite(value):
+          lines.setdefault(name, []).append((step, float(value)))
+  thin = lambda points: points[:: -(-len(points) // _POINTS)]
+  return {name: thin(points) for name, points in lines.items()}
+
+
+def curves(runs: Sequence[Run]) -> str:
+  """Returns plots of the losses that are never negative, of all runs in one."""
+  stages = dict.fromkeys(stage for run in runs for stage in run.config.stages)
+  plots = []
+  for stage in stages:
+    of = {run.name: _points(run.folder / stage / "metrics.jsonl") for run in runs}
+    for loss in dict.fromkeys(name for lines in of.values() for name in lines):
+      lines = {name: found[loss] for name, found in of.items() if loss in found}
+      # The plot's axis begins at 0: hinge losses of critics stay out.
+      if all(y >= 0 for points in lines.values() for _, y in points):
+        title = f"{stage}: {loss.removeprefix('loss/')}"
+        plots.append(line_plot.svg(title, "step", "loss", lines))
+  return f"<h2>Curves</h2>{''.join(plots)}" if plots else ""
+
+
+def _clips(run: Run) -> tuple[list[pathlib.Path], list[str]]:
+  """The clips that a run generated for its gallery, and their captions."""
+  clips = sorted((run.folder / "gallery").glob("generated_*.mp4"))[:_SHOWN]
+  page = run.folder / "gallery" / "index.html"
+  text = page.read_text("utf-8") if page.is_file() else ""
+  return clips, [html.unescape(found) for found in _CAPTION.findall(text)]
+
+
+def clips(runs: Sequence[Run], page: pathlib.Path) -> str:
+  """Copies the clips beside the page; returns the html that plays them."""
+  folder = page.with_suffix("")
+  found = [_clips(run) for run in runs]
+  count = max(len(paths) for paths, _ in found)
+  if not count:
+    return "<h2>Clips</h2><p class=note>Neither run has a gallery: score them first.</p>"
+  folder.mkdir(parents=True, exist_ok=True)
+  figures = []
+  for i in range(count):
+    told = dict.fromkeys(texts[i] for _, texts in found if i < len(texts))
+    if told:
+      figures.append(f"<p class=caption>{html.escape(' / '.join(told))}</p>")
+    for column, (run, (paths, _)) in enumerate(zip(runs, found)):
+      if i >= len(paths):
+        figures.append("<figure></figure>")
+        continue
+      name = f"{'ab'[column]}_{i:03d}.mp4"
+      shutil.copyfile(paths[i], folder / name)
+      figures.append(gallery.figure(f"{_url(folder.name)}/{name}", run.name))
+  return "<h2>Clips</h2>" + gallery.grid_html(figures, len(runs))
+
+
+def _url(name: str) -> str:
+  """A folder's name inside src="...": file names may hold anything."""
+  return "".join(
+    c if c.isalnum() or c in "-_." else "".join(f"%{b:02X}" for b in c.encode())
+    for c in name
+  )
+
+
+def compare(given: Sequence[str], out: pathlib.Path) -> pathlib.Path:
+  """Writes the page; returns its path. Raises ConfigError."""
+  if out.suffix != ".html":
+    raise ConfigError(f"--out={out}: the name must end in .html")
+  runs = _open(given)
+  out = out.expanduser()
+  try:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    body = "".join(
+      [
+        *map(gallery.table_html, scores(runs)),
+        clips(runs, out),
+        curves(runs),
+        gallery.table_html(settings(runs)),
+      ]
+    )
+    title = " and ".join(run.name for run in runs)
+    return gallery.write_document(out, title, body)
+  except OSError as error:
+    raise ConfigError(f"--out={out}: cannot be written ({error.strerror})") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Returns the exit code."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("runs", nargs=2, metavar="RUN")
+  parser.add_argument("--out", required=True, type=pathlib.Path, metavar="PAGE.html")
+  options = parser.parse_args(arguments)
+  try:
+    print(compare(options.runs, options.out))
+  except InputError as error:
+    print(f"lamd_jax: {error}", file=sys.stderr)
+    return error.exit_code
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
