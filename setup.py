@@ -41,6 +41,8 @@ setuptools.setup(
     "test": TEST,
     "parity": PARITY,
     "tensorboard": ["tensorboard>=2.16"],
+    "hub": ["huggingface_hub>=0.30"],  # lamd_jax.load("hub:OWNER/NAME")
+    "wandb": ["wandb>=0.19"],  # train.wandb
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
     "gcp": ["etils[epath-gcs]", "gcsfs"],

@@ -153,6 +153,7 @@ def _train() -> ConfigDict:
       preview_steps=20,  # sampler steps of a preview
       max_nonfinite=10,  # skipped steps in a row before the run stops
       tensorboard=True,
+      wandb=False,  # Weights & Biases; offline unless WANDB_MODE=online is set
       report=True,  # after the last stage: evaluate and write the gallery
     )
   )

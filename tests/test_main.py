@@ -53,6 +53,8 @@ def test_training_leaves_what_it_promises(run):
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
     assert list((run / stage / "samples" / "step_3").glob("*.mp4"))
     assert list((run / stage / "tensorboard").iterdir())
+  status = json.loads((run / "STATUS").read_text())
+  assert (status["state"], status["stage"], status["step"]) == ("finished", "diffusion", 3)
   report = json.loads((run / "eval" / "report.json").read_text())
   assert set(report["generation"]) == {
     "other real clips", "generated", "repeated first frame", "decoded random latents",

@@ -7,7 +7,7 @@ is scored and its gallery written (`train.report`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import hashlib
 import time
 from typing import Any
@@ -34,6 +34,8 @@ from lamd_jax.training import precision
 from lamd_jax.training import preemption
 from lamd_jax.training import sharding
 from lamd_jax.training import stage as stage_lib
+from lamd_jax.training import status as status_lib
+from lamd_jax.training import summary
 from lamd_jax.training import writers
 
 # Clips encoded at once when the latent cache is filled.
@@ -156,6 +158,7 @@ def _train_stage(
   config: ConfigDict,
   workdir: epath.Path,
   stop: preemption.Stop,
+  status: status_lib.Status,
 ) -> loop.Result:
   folder = workdir / stage.name
   optim = config.optim[stage.name]
@@ -166,8 +169,9 @@ def _train_stage(
   else:
     loader = _video_loader(stage, config, config.seed)
   writer = writers.for_stage(
-    config.train, stage.name, folder, steps=optim.steps, fps=pipeline.fps(config.data)
-  )
+    config.train, stage.name, folder, steps=optim.steps, fps=pipeline.fps(config.data),
+    status=status,
+  )  # fmt: skip
   try:
     return loop.train(
       stage,
@@ -212,36 +216,61 @@ def run(
   compile_cache.enable()
   stop = preemption.Stop().install()
   system = SYSTEMS[config.system](config, precision.compute_dtype(config.train.compute))
-  stages = system.stages()
+  stages = [stage for stage in system.stages() if stage.name in config.stages]
   # Before hours of work: clips long enough for every stage, not for the first alone.
   for stage in stages:
-    if stage.name in config.stages:
-      pipeline.check(_clips_of(stage, config), config.data.split)
+    pipeline.check(_clips_of(stage, config), config.data.split)
   run_folder.write(workdir, config)
   print(f"lamd_jax: {config.name}:{config.variant} in {workdir}", flush=True)
-  for stage in stages:
-    if stage.name not in config.stages:
-      continue
+  status = status_lib.Status(workdir, len(stages))
+  try:
+    if not _train_stages(stages, config, workdir, stop, status):
+      status.state("preempted")
+      return preemption.EXIT_CODE
+    trained = all(
+      checkpoints.finished(workdir / s) or imported.is_imported(s, config)
+      for s in system.generates_with
+    )
+    if config.train.report and trained:
+      status.state("scoring")
+      evaluate.report(config, workdir, evaluation)
+  except BaseException as error:
+    status.state("failed", f"{type(error).__name__}: {error}")
+    raise
+  status.state("finished")
+  _print_summary(config, workdir)
+  return 0
+
+
+def _train_stages(
+  stages: Sequence[stage_lib.Stage],
+  config: ConfigDict,
+  workdir: epath.Path,
+  stop: preemption.Stop,
+  status: status_lib.Status,
+) -> bool:
+  """Trains the stages in order; returns whether all came to their end."""
+  for number, stage in enumerate(stages, 1):
     if checkpoints.finished(workdir / stage.name):
       print(f"{stage.name}: finished before, skipped", flush=True)
       continue
     started = time.monotonic()
+    status.stage(stage.name, number, config.optim[stage.name].steps)
     try:
-      result = _train_stage(stage, config, workdir, stop)
+      result = _train_stage(stage, config, workdir, stop, status)
     except preemption.Preempted:
-      return preemption.EXIT_CODE
+      return False
     if result.status == "preempted":
-      return preemption.EXIT_CODE
+      return False
     seconds = time.monotonic() - started
     print(f"{stage.name}: {result.step} steps in {seconds:.0f} s", flush=True)
-  trained = all(
-    checkpoints.finished(workdir / s) or imported.is_imported(s, config)
-    for s in system.generates_with
-  )
-  if config.train.report and trained:
-    evaluate.report(config, workdir, evaluation)
+  return True
+
+
+def _print_summary(config: ConfigDict, workdir: epath.Path) -> None:
+  print("\n" + "\n".join(summary.lines(workdir, config.stages)))
   print(
-    f"\nconfig       {workdir / 'config.json'}"
+    f"config       {workdir / 'config.json'}"
     + "".join(
       f"\n{name:<12} {workdir / name}: checkpoints, metrics.jsonl, samples"
       for name in config.stages
@@ -249,4 +278,3 @@ def run(
     + f"\nsample more  python -m lamd_jax.main --workdir={workdir} --mode=sample",
     flush=True,
   )
-  return 0

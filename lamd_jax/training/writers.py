@@ -9,6 +9,7 @@ would have written. The console and TensorBoard mirror it; previews lie under
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+import io
 import json
 import math
 import os
@@ -21,6 +22,8 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from lamd_jax import media
+from lamd_jax.errors import ConfigError
+from lamd_jax.training import status as status_lib
 from lamd_jax.training import tensorboard
 from lamd_jax.training.console import Console
 
@@ -115,6 +118,16 @@ class ConsoleWriter(Writer):
 
   def close(self) -> None:
     self._console.line()
+
+
+class StatusWriter(Writer):
+  """Keeps the run's STATUS at the stage's step."""
+
+  def __init__(self, status: status_lib.Status):
+    self._status = status
+
+  def advance(self, step: int) -> None:
+    self._status.step(step)
 
 
 class JsonlWriter(Writer):
@@ -230,6 +243,54 @@ class TensorBoardWriter(Writer):
     self._file.close()
 
 
+class WandbWriter(Writer):
+  """Mirrors scalars, settings and clips to Weights & Biases.
+
+  Nothing leaves the machine unless WANDB_MODE=online is set: what is written under the
+  folder can be sent later, by `wandb sync`.
+  """
+
+  def __init__(self, folder: epath.PathLike, stage: str, fps: float):
+    """Args: the stage's folder and name, and the display rate in frames a second.
+
+    Raises:
+      ConfigError: the package is not installed.
+    """
+    try:
+      import wandb  # Late: an optional package.
+    except ImportError as error:
+      raise ConfigError(
+        "--config.train.wandb=true: needs wandb, pip install 'lamd_jax[wandb]'"
+      ) from error
+    self._wandb, self._fps = wandb, fps
+    folder = epath.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    self._run = wandb.init(
+      project="lamd_jax", group=folder.parent.name, name=f"{folder.parent.name}/{stage}",
+      dir=os.fspath(folder), mode=os.environ.get("WANDB_MODE", "offline"),
+      reinit="finish_previous",
+    )  # fmt: skip
+
+  def write_scalars(self, step: int, scalars: Scalars) -> None:
+    self._run.log(dict(scalars), step=step)
+
+  def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+    self.write_videos(step, {name: x[:, None] for name, x in images.items()})
+
+  def write_videos(self, step: int, videos: Clips) -> None:
+    found = {}
+    for name, clips in videos.items():
+      gif = io.BytesIO(media.encode_gif(media.grid(clips), self._fps))
+      found[name] = self._wandb.Video(gif, format="gif")
+    self._run.log(found, step=step)
+
+  def write_hparams(self, hparams: Mapping[str, Any]) -> None:
+    self._run.config.update(dict(hparams), allow_val_change=True)
+
+  def close(self) -> None:
+    self._run.finish()
+
+
 def side_by_side(videos: Clips) -> np.ndarray:
   """Lays clips out with a column per name and a row per sample: [T,H',W',3] uint8.
 
@@ -243,7 +304,13 @@ def side_by_side(videos: Clips) -> np.ndarray:
 
 
 def for_stage(
-  train: ConfigDict, stage: str, workdir: epath.PathLike, *, steps: int, fps: float
+  train: ConfigDict,
+  stage: str,
+  workdir: epath.PathLike,
+  *,
+  steps: int,
+  fps: float,
+  status: status_lib.Status | None = None,
 ) -> Writer:
   """Returns the writers of one stage.
 
@@ -253,6 +320,7 @@ def for_stage(
     workdir: the stage's folder.
     steps: its last step, for the time left.
     fps: display rate of clips, frames a second.
+    status: of the run, to be kept up to date; None for none.
   """
   if jax.process_index() != 0:
     return Writer()
@@ -264,4 +332,8 @@ def for_stage(
   ]
   if train.tensorboard:
     writers.append(TensorBoardWriter(folder / "tensorboard", fps))
+  if train.wandb:
+    writers.append(WandbWriter(folder, stage, fps))
+  if status is not None:
+    writers.append(StatusWriter(status))
   return MultiWriter(writers)
