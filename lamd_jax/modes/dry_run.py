@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
+from lamd_jax import meshes
 from lamd_jax import rng
 from lamd_jax import types
 from lamd_jax.modes import imported
@@ -104,7 +105,7 @@ def memory(
 
 def run(config: ConfigDict) -> int:
   """Prints what would be run; returns the exit code."""
-  devices = 1 if config.train.mesh == "one" else jax.device_count()
+  devices = meshes.batch_parts(config.train.mesh, jax.device_count())
   dtype = precision.compute_dtype(config.train.compute)
   system = SYSTEMS[config.system](config, dtype)
   stages = system.stages()
