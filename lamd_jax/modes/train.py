@@ -17,6 +17,7 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
+from lamd_jax import exported
 from lamd_jax import run_folder
 from lamd_jax import types
 from lamd_jax.data import captions
@@ -211,6 +212,11 @@ def run(
   config: ConfigDict, workdir: epath.Path, resume: str, evaluation: ConfigDict
 ) -> int:
   """Trains what is not yet trained; returns the exit code."""
+  if exported.holds(workdir):
+    raise ConfigError(
+      f"--workdir={workdir}: is an export, which is not trained further; say"
+      " --mode=sample, or name the run it was made of"
+    )
   preflight.check_inputs(config, workdir)
   _check_resume(config, workdir, resume)
   compile_cache.enable()

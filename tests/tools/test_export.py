@@ -134,6 +134,13 @@ def test_the_command_samples_from_an_export(out, tmp_path):
   assert code == 0 and np.load(tmp_path / "samples.npz")["arr_0"].shape[0] == 1
 
 
+def test_an_export_is_not_trained(out, capsys):
+  before = sorted(out.rglob("*"))
+  assert main.run(["main", f"--workdir={out}"]) == 2
+  assert "is an export" in capsys.readouterr().err
+  assert sorted(out.rglob("*")) == before
+
+
 def test_an_export_can_be_exported_and_replaced(out, tmp_path):
   again = tmp_path / "again"
   export.export(str(out), again, "x")
