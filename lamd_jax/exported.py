@@ -13,7 +13,7 @@ is cut into shards with an index, as on the Hub.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import hashlib
 import json
 import pathlib
@@ -50,15 +50,35 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
   return found
 
 
-def unflatten(tensors: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-  """The inverse of `flatten`; every stage gets its `extras`, if empty."""
+def empty_nodes(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
+  """Paths of the dicts without entries, which `flatten` has no place for."""
+  found = []
+  for name, value in tree.items():
+    if isinstance(value, Mapping):
+      below = f"{prefix}{name}"
+      found += empty_nodes(value, f"{below}/") if value else [below]
+  return found
+
+
+def unflatten(
+  tensors: Mapping[str, np.ndarray], empty: Sequence[str] = ()
+) -> dict[str, dict[str, Any]]:
+  """The inverse of `flatten` and `empty_nodes`; every stage gets its `extras`."""
   tree: dict[str, Any] = {}
-  for path, array in tensors.items():
+
+  def parent(path: str) -> tuple[dict[str, Any], str]:
     *above, name = path.split("/")
     node = tree
     for part in above:
       node = node.setdefault(part, {})
+    return node, name
+
+  for path, array in tensors.items():
+    node, name = parent(path)
     node[name] = array
+  for path in empty:
+    node, name = parent(path)
+    node[name] = {}
   for stage in tree.values():
     stage.setdefault("extras", {})
   return tree
@@ -132,7 +152,8 @@ def read(folder: pathlib.Path, which: str, verify: str = "full") -> dict[str, An
   Raises:
     WeightsError: a file is absent, damaged or not the one that was exported.
   """
-  known = facts(folder)["files"]
+  known_facts = facts(folder)
+  known = known_facts["files"]
   stems = {key: name.removesuffix(".safetensors") for key, name in FILES.items()}
   of = lambda stem: [n for n in known if n.startswith((f"{stem}.", f"{stem}-0"))]
   names = of(stems[which]) or of(stems["ema"])
@@ -148,4 +169,4 @@ def read(folder: pathlib.Path, which: str, verify: str = "full") -> dict[str, An
       tensors |= safetensors_file.read(folder / file)
   if not tensors:
     raise WeightsError(f"{folder}: names no weights in {FACTS}; export it again")
-  return unflatten(tensors)
+  return unflatten(tensors, known_facts.get("empty", ()))

@@ -208,6 +208,7 @@ def _fill(
     "clip": {"frames": config.data.frames, "size": config.data.size, "fps": fps,
              "dtype": "uint8", "range": [0, 255], "resize": config.data.resize},
     "files": {name: exported.sha256(folder / name) for name in names},
+    "empty": exported.empty_nodes(weights),
   }  # fmt: skip
   (folder / exported.FACTS).write_text(json.dumps(record, indent=2) + "\n")
   plain = pathlib.Path(workdir)

@@ -166,6 +166,20 @@ def test_shards_have_an_index_and_come_back(tmp_path):
   _same(exported.read(tmp_path, "raw"), weights)  # no averages: raw is the same
 
 
+@pytest.mark.parametrize("system, config", [
+  ("lvdm", tiny.text_config), ("lamd", tiny.lamd_config), ("gen1", tiny.gen1_config),
+])  # fmt: skip
+def test_trees_of_every_system_come_back(system, config):
+  weights = {}
+  for stage in SYSTEMS[system](config()).stages():
+    if stage.name in config().stages:
+      params, extras = jax.eval_shape(lambda stage=stage: stage.init(0)[:2])
+      weights[stage.name] = {"params": dict(params), "extras": extras}
+  zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), weights)
+  found = exported.unflatten(exported.flatten(zeros), exported.empty_nodes(zeros))
+  assert jax.tree.structure(found) == jax.tree.structure(zeros)
+
+
 def test_damage_is_found(out, tmp_path):
   copy = tmp_path / "copy"
   export.export(str(out), copy, "x")
