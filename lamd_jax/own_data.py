@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from lamd_jax import limits
+from lamd_jax.data import clips
 from lamd_jax.data import index
 from lamd_jax.data import layouts
 from lamd_jax.data.records import Entry
@@ -36,7 +37,7 @@ _CHOSEN = (
   "model.denoiser.temporal_length", "model.denoiser.transformer",
   "model.denoiser.temporal_zero_init", "model.denoiser.scale_shift_norm",
   "model.text.encoder", "model.text.width", "model.text.layers", "model.text.heads",
-  "diffusion.guidance", "train.latent_windows",
+  "diffusion.guidance", "train.latent_windows", "optim.autoencoder.batch",
 )  # fmt: skip
 
 
@@ -144,6 +145,22 @@ def _captions(folder: Folder) -> tuple[bool, str]:
   return False, "captions none: the model makes clips without text"
 
 
+def _trained(folder: Folder, config: ConfigDict, values: dict[str, Any]) -> int:
+  """How many videos of the training split are long enough for the clip."""
+  need = clips.span(
+    values["data.frames"], values["data.stride"], config.data.sampling,
+    values["data.pad_last"],
+  )  # fmt: skip
+  entries = folder.entries
+  usable = [entry.n_frames >= need for entry in entries]
+  if not any(entry.split for entry in entries):
+    if sum(usable) == 1:
+      return 1
+    entries = files.draw_splits(entries, usable)
+  fit = [e for e, ok in zip(entries, usable) if ok and e.split == config.data.split]
+  return max(1, len(fit))
+
+
 def choose(folder: Folder, config: ConfigDict, typed: Collection[str]) -> Choice:
   """Chooses settings for a folder; `typed` keys are left as they are."""
   size, size_line = _size(folder, config)
@@ -157,6 +174,10 @@ def choose(folder: Folder, config: ConfigDict, typed: Collection[str]) -> Choice
       max(1, frames // config.model.autoencoder.downsample[0]),
     "train.latent_windows": max(1, min(64, -(-_WINDOWS // count))),
   }  # fmt: skip
+  trained, batch = _trained(folder, config, values), config.optim.autoencoder.batch
+  few = trained < batch
+  if few:  # a batch holds no clip twice
+    values["optim.autoencoder.batch"] = trained
   if text:
     values |= {
       "data.tokenizer": "words", "data.tokens": 32, "data.vocabulary_size": 4096,
@@ -170,6 +191,8 @@ def choose(folder: Folder, config: ConfigDict, typed: Collection[str]) -> Choice
   lines += [f"  {note}" for note in folder.notes]
   lines += [f"  {line}" for line in (size_line, length_line, caption_line)]
   kept = sorted(values.keys() & set(typed) - {"data.root"})
+  if few:
+    lines.append(f"  batch {trained} of the autoencoder: there are no more to train on")
   known = {key: x for key, x in values.items() if key not in kept}
   if kept:
     lines.append(f"  as typed: {', '.join(kept)}")

@@ -96,6 +96,16 @@ def test_small_folders_are_cut_into_more_windows():
   assert _choose(_entries(count=1000))[0].train.latent_windows == 1
 
 
+def test_no_batch_is_larger_than_the_folder():
+  splits = ["train"] * 7 + ["test"] * 3
+  ten = [e._replace(split=s) for e, s in zip(_entries(count=10), splits)]
+  config, said = _choose(ten, variant="gpu")
+  assert config.optim.autoencoder.batch == 7 and "batch 7" in said
+  assert _choose(_entries(count=1))[0].optim.autoencoder.batch == 1
+  assert _choose(_entries(count=3))[0].optim.autoencoder.batch == 2
+  assert "batch" not in _choose(_entries())[1]
+
+
 def test_what_is_typed_stays():
   config, said = _choose(
     _entries(), "data.size", "data.frames", data__size=64, data__frames=8

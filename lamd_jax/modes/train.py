@@ -130,7 +130,8 @@ def _cached_latents(
   """Encodes the training clips once and serves draws from what was stored."""
   optim, windows = config.optim[stage.name], config.train.latent_windows
   data, split = _clips_of(stage, config), config.data.split
-  count = pipeline.num_videos(data, split) * windows
+  rows = pipeline.num_videos(data, split)
+  count = rows * windows
   clips = {"clips": pipeline.fingerprint(data, split), "windows": windows}
   # What the stage's `encode` keeps of a clip, and the weights that it reads.
   clips["stage"] = stage.cached_as
@@ -139,7 +140,7 @@ def _cached_latents(
     stage,
     frozen,
     lambda first: pipeline.in_order(
-      data, split, min(_ENCODE_BATCH, count), config.seed, windows, first
+      data, split, min(_ENCODE_BATCH, rows), config.seed, windows, first
     ),
     count,
     workdir / "latent_cache" / name,
