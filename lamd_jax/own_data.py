@@ -30,6 +30,7 @@ _LENGTHS = (16, 8, 4)  # frames of a clip, multiples of the autoencoder's 4
 _SIZES = {"demo": (32, 16), "gpu": (128, 64, 32)}  # pixels, largest first
 _WINDOWS = 512  # cached clips that a small folder is cut into
 _FEW = 100  # videos
+_SCORED = 16  # held-out videos, half of them the floor's
 # What of config may change by the choice, beside the groups below.
 _CHOSEN = (
   "data.source", "data.root", "data.size", "data.frames", "data.stride",
@@ -38,6 +39,7 @@ _CHOSEN = (
   "model.denoiser.temporal_zero_init", "model.denoiser.scale_shift_norm",
   "model.text.encoder", "model.text.width", "model.text.layers", "model.text.heads",
   "diffusion.guidance", "train.latent_windows", "optim.autoencoder.batch",
+  "train.report",
 )  # fmt: skip
 
 
@@ -145,8 +147,10 @@ def _captions(folder: Folder) -> tuple[bool, str]:
   return False, "captions none: the model makes clips without text"
 
 
-def _trained(folder: Folder, config: ConfigDict, values: dict[str, Any]) -> int:
-  """How many videos of the training split are long enough for the clip."""
+def _usable(
+  folder: Folder, config: ConfigDict, values: dict[str, Any]
+) -> tuple[int, int]:
+  """How many videos to train on, and held out, are long enough for the clip."""
   need = clips.span(
     values["data.frames"], values["data.stride"], config.data.sampling,
     values["data.pad_last"],
@@ -155,10 +159,10 @@ def _trained(folder: Folder, config: ConfigDict, values: dict[str, Any]) -> int:
   usable = [entry.n_frames >= need for entry in entries]
   if not any(entry.split for entry in entries):
     if sum(usable) == 1:
-      return 1
+      return 1, 1
     entries = files.draw_splits(entries, usable)
-  fit = [e for e, ok in zip(entries, usable) if ok and e.split == config.data.split]
-  return max(1, len(fit))
+  fit = [e.split == config.data.split for e, ok in zip(entries, usable) if ok]
+  return max(1, sum(fit)), len(fit) - sum(fit)
 
 
 def choose(folder: Folder, config: ConfigDict, typed: Collection[str]) -> Choice:
@@ -174,8 +178,10 @@ def choose(folder: Folder, config: ConfigDict, typed: Collection[str]) -> Choice
       max(1, frames // config.model.autoencoder.downsample[0]),
     "train.latent_windows": max(1, min(64, -(-_WINDOWS // count))),
   }  # fmt: skip
-  trained, batch = _trained(folder, config, values), config.optim.autoencoder.batch
-  few = trained < batch
+  trained, held_out = _usable(folder, config, values)
+  few = trained < config.optim.autoencoder.batch
+  if held_out < _SCORED:
+    values["train.report"] = False
   if few:  # a batch holds no clip twice
     values["optim.autoencoder.batch"] = trained
   if text:
@@ -193,6 +199,11 @@ def choose(folder: Folder, config: ConfigDict, typed: Collection[str]) -> Choice
   kept = sorted(values.keys() & set(typed) - {"data.root"})
   if few:
     lines.append(f"  batch {trained} of the autoencoder: there are no more to train on")
+  if held_out < _SCORED:
+    lines.append(
+      f"  scores none at the end: {held_out} held-out videos, {_SCORED} are needed; look"
+      " at samples (--mode=sample)"
+    )
   known = {key: x for key, x in values.items() if key not in kept}
   if kept:
     lines.append(f"  as typed: {', '.join(kept)}")

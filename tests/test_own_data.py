@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lamd_jax import command_line
+from lamd_jax import config as config_lib
 from lamd_jax import main
 from lamd_jax import media
 from lamd_jax import own_data
@@ -16,6 +17,8 @@ from lamd_jax import validation
 from lamd_jax.data import pipeline
 from lamd_jax.data.records import Entry
 from lamd_jax.data.sources import folder as folder_source
+from lamd_jax.errors import DataError
+from lamd_jax.modes import evaluate
 from lamd_jax.tools import doctor
 
 OWN = str(pathlib.Path(__file__).resolve().parents[1] / "configs" / "own_videos.py")
@@ -104,6 +107,25 @@ def test_no_batch_is_larger_than_the_folder():
   assert _choose(_entries(count=1))[0].optim.autoencoder.batch == 1
   assert _choose(_entries(count=3))[0].optim.autoencoder.batch == 2
   assert "batch" not in _choose(_entries())[1]
+
+
+def test_too_few_held_out_videos_are_not_scored():
+  splits = ["train"] * 184 + ["test"] * 16
+  enough = [e._replace(split=s) for e, s in zip(_entries(), splits)]
+  assert _choose(enough)[0].train.report
+  config, said = _choose(enough[:-1])
+  assert not config.train.report and "15 held-out videos, 16 are needed" in said
+
+
+def test_scoring_too_few_clips_is_one_line(videos):
+  class Model:
+    system = None
+
+  config = command_line.load_config(f"{OWN}:demo")
+  config.data.update(root=str(videos), frames=4, size=16)
+  with pytest.raises(DataError, match="scores need at least 16") as caught:
+    evaluate._clips(Model(), config, config_lib.eval_defaults())
+  assert "\n" not in str(caught.value)
 
 
 def test_what_is_typed_stays():

@@ -16,6 +16,7 @@ from lamd_jax import api
 from lamd_jax import gallery
 from lamd_jax import run_folder
 from lamd_jax.data import pipeline
+from lamd_jax.errors import DataError
 from lamd_jax.evaluation import caption_following
 from lamd_jax.evaluation import clip_report
 from lamd_jax.evaluation import tracked_precision
@@ -23,6 +24,7 @@ from lamd_jax.modes import evaluate_edits
 from lamd_jax.modes import evaluate_protocol
 from lamd_jax.training import compile_cache
 
+_FEWEST = 8  # clips of a kind, as --eval.clips
 _SHOWN = 6  # clips of each kind in the gallery
 # Clips that ought to begin with the reference's first frames.
 _KEEPERS = ("reconstructed", "generated", "motion of the next clip")
@@ -35,6 +37,12 @@ def _clips(
   """Real, rebuilt, generated and baseline clips, each [N,T,H,W,3] uint8."""
   n = evaluation.clips
   real = pipeline.clips(config.data, config.data.eval_split, 2 * n, config.seed)
+  if len(real) < 2 * _FEWEST:
+    raise DataError(
+      f"{len(real)} clips of the split {config.data.eval_split}: scores need at least"
+      f" {2 * _FEWEST}, half of them for the floor; hold more out, or look at"
+      " --mode=sample"
+    )
   # The reference and the floor must not share clips.
   reference, other = real[::2], real[1::2]
   # A system that animates starts from the reference's first frames, as its baseline does.
