@@ -98,15 +98,19 @@ def demo(config: ConfigDict) -> None:
     optimizer="muon", schedule="cosine", warmup=20, clip_norm=1.0, ema_decay=0.99
   )
   config.optim.autoencoder.update(
-    schedule, steps=450, batch=4, learning_rate=5e-3, ema_decay=0.98
+    schedule, steps=400, batch=4, learning_rate=5e-3, ema_decay=0.98
   )
   config.optim.content.update(
     steps=300, batch=32, learning_rate=1.5e-3, schedule="cosine", final_fraction=0.05,
     warmup=20, weight_decay=0.01, clip_norm=1.0, ema_decay=0.98,
   )  # fmt: skip
-  steps = dict(image=150, video=250, structure=250, structure_levels=150)
-  for stage, count in steps.items():
-    config.optim[stage].update(schedule, steps=count, batch=4, learning_rate=2e-3)
+  # Structure has most of the time: its input channels start at zero.
+  config.optim.image.update(schedule, steps=100, batch=2, learning_rate=2e-3)
+  config.optim.video.update(schedule, steps=150, batch=2, learning_rate=2e-3)
+  config.optim.structure.update(schedule, steps=850, batch=2, learning_rate=4e-3)
+  config.optim.structure_levels.update(
+    schedule, steps=300, batch=2, learning_rate=2e-3
+  )
   config.optim.prior.update(
     steps=200, batch=32, learning_rate=1e-3, schedule="cosine", warmup=20,
     clip_norm=1.0, ema_decay=0.98,
