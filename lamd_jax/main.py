@@ -106,14 +106,20 @@ class Request(NamedTuple):
   compilation: ConfigDict
 
 
-def _workdir(name: str, config: ConfigDict | None) -> epath.Path:
-  if name:
+def _workdir(
+  line: command_line.CommandLine, config: ConfigDict | None
+) -> epath.Path:
+  if line.workdir:
     # Orbax takes absolute paths alone; a bucket's address is one already.
-    path = epath.Path(name)
-    return path if "://" in name else path.expanduser().resolve()
+    path = epath.Path(line.workdir)
+    return path if "://" in line.workdir else path.expanduser().resolve()
   if config is None:
     raise ConfigError("name a --config to train or a --workdir that holds a run")
-  return epath.Path(f"runs/{config.name}-{config.variant}").resolve()
+  name = f"runs/{config.name}-{config.variant}"
+  if config.data.choose:  # each folder of videos has a run of its own
+    roots = [text for _, key, text in line.overrides if key == "data.root"]
+    name += "".join(f"-{epath.Path(root).name}" for root in roots[-1:])
+  return epath.Path(name).resolve()
 
 
 def resolve(line: command_line.CommandLine) -> Request:
@@ -125,7 +131,7 @@ def resolve(line: command_line.CommandLine) -> Request:
   import jax  # Late: a wrong flag should not wait for a device to start.
 
   given = command_line.load_config(line.config) if line.config else None
-  workdir = _workdir(line.workdir, given)
+  workdir = _workdir(line, given)
   stored = run_folder.read(workdir)
   config = given if given is not None else stored
   if config is None:

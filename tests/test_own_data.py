@@ -194,6 +194,12 @@ def test_one_command_and_no_config_file(videos, tmp_path, capsys):
   assert clips.shape == (2, 16, 16, 16, 3)
 
 
+def test_each_folder_has_a_run_of_its_own(videos, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  line = command_line.parse([f"--config={OWN}", f"--config.data.root={videos}"])
+  assert main.resolve(line).workdir.name == f"own_videos-demo-{videos.name}"
+
+
 def test_a_run_keeps_its_choice_when_videos_come(videos, tmp_path, capsys):
   first = _resolve(videos, tmp_path / "run")
   run_folder.write(first.workdir, first.config)

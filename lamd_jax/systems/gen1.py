@@ -19,7 +19,6 @@ import numpy as np
 
 from lamd_jax import rng
 from lamd_jax import types
-from lamd_jax.diffusion import constraints
 from lamd_jax.diffusion import guidance as guidance_lib
 from lamd_jax.diffusion import process as process_lib
 from lamd_jax.networks.dpt import DPT_LARGE
@@ -227,7 +226,7 @@ class Gen1(latent_clips.LatentClips):
   ) -> jax.Array:
     """Runs `draw` on the last of the trained stages; see there."""
     return self.draw(
-      self.diffuser, weights, streams, index, prompt, settings, frames, None, None
+      self.diffuser, weights, streams, index, prompt, settings, frames
     )
 
   def draw(
@@ -239,8 +238,6 @@ class Gen1(latent_clips.LatentClips):
     prompt: types.Prompt,
     settings: sampling.SamplerSettings,
     frames: int,
-    start: jax.Array | None,
-    constraint: constraints.Constraint | None,
   ) -> jax.Array:
     """Runs one chain per entry of `index` [B]; returns latents [B,T,h,w,c].
 
@@ -256,8 +253,6 @@ class Gen1(latent_clips.LatentClips):
         `depth` and `structure_level` say what is where.
       settings: of the chain; static.
       frames: the length, 0: that of the depth, or as trained; static.
-      start: the state that the chain starts from; None: noise.
-      constraint: what the states are held to, see `diffusion.constraints`.
     """
     embedding = self.embedding(weights, streams, index, prompt)
     conditions, null = self.conditions(name, weights, embedding, prompt)
@@ -266,6 +261,5 @@ class Gen1(latent_clips.LatentClips):
     denoise = self.guided(name, weights, null, settings)
     shape = (frames or self.latent_shape[0], *self.latent_shape[1:])
     return sampling.chain(
-      denoise, self.process, settings, streams, index, shape, conditions, constraint,
-      start=start,
-    )  # fmt: skip
+      denoise, self.process, settings, streams, index, shape, conditions, None
+    )

@@ -226,7 +226,6 @@ class Gen1Stage(DenoiserStage):
       structure_level=jnp.zeros_like(batch.index),
     )
     z = system.draw(
-      self.name, weights, streams, batch.index, prompt, self._preview_settings(), 0,
-      None, None,
-    )  # fmt: skip
+      self.name, weights, streams, batch.index, prompt, self._preview_settings(), 0
+    )
     return {"input": batch.video, "samples": system.decode(weights, z, prompt)}

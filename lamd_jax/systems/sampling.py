@@ -43,21 +43,19 @@ def chain(
   conditions: types.Conditions,
   constraint: constraints.Constraint | None,
   return_states: bool = False,
-  start: jax.Array | None = None,
 ) -> jax.Array:
   """Runs one chain per entry of `index` [B]; returns z0 [B, *shape], or with
   `return_states` the states after each step, [S, B, *shape].
 
   Entry i depends on the streams and on index[i] alone, not on its batch. `denoise` is
-  guided already; `settings.guidance` is for who calls. `start` is the first state,
-  noise if None.
+  guided already; `settings.guidance` is for who calls.
   """
   if settings.watch is not None:
     denoise = _watched(denoise, settings.watch)
   return samplers.SAMPLERS[settings.sampler](
     denoise,
     process,
-    streams.normal("start", index, shape) if start is None else start,
+    streams.normal("start", index, shape),
     conditions,
     grid=grid_lib.make(process, settings.steps, settings.spacing),
     noise=lambda i: rng.Streams(streams.root, i).normal("chain", index, shape),
