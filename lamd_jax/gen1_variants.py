@@ -75,7 +75,7 @@ def _cater(config: ConfigDict, size: int, videos: int) -> None:
 
 
 def demo(config: ConfigDict) -> None:
-  """At most a quarter of an hour on two CPU cores, all stages."""
+  """About twenty minutes on two CPU cores, all stages."""
   _cater(config, size=64, videos=768)
   config.data.max_bad_fraction = 0.5  # own videos: a few bad ones shall not stop a trial
   model = config.model
