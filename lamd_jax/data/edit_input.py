@@ -189,13 +189,13 @@ def _clock(
 
 
 def frames(video: UserVideo, pixels: str = "rgb24") -> Iterator[np.ndarray]:
-  """Yields the frames [H,W,3] uint8, upright; with `pixels` = gray [H,W] uint8."""
+  """Yields the frames upright, [H,W,3] uint8 or as `video_file.to_array` says."""
   converter, number = VideoReformatter(), 0
   with _named(video.what, video.path), video_file.open_file(video.path) as container:
     stream = _stream(container)
     stream.codec_context.thread_count = 1
     for frame in container.decode(stream):
-      picture = converter.reformat(frame, format=pixels).to_ndarray()
+      picture = video_file.to_array(frame, pixels, converter)
       yield np.ascontiguousarray(np.rot90(picture, video.turns))
       number += 1
     if number != video.n_frames:

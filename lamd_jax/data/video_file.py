@@ -13,6 +13,7 @@ import os
 from typing import NamedTuple
 
 import av
+from av.video.reformatter import VideoReformatter
 import numpy as np
 
 from lamd_jax.errors import DataError
@@ -91,16 +92,30 @@ def read(
   wanted = set(int(i) for i in frames)
   with open_file(path) as container:
     stream = container.streams.video[0]
-    found = {}
+    found, converter = {}, VideoReformatter()
     for number, frame in _numbered(container, stream, before[-1] if before else None):
       if number in wanted:
-        found[number] = frame.to_ndarray(format=pixels)
+        found[number] = to_array(frame, pixels, converter)
       if number >= last:
         break
   if len(found) < len(wanted):
     end = max(found, default=-1)
     raise DataError(f"frame {last} of {n_frames} is not there, the last found is {end}")
   return np.stack([found[int(i)] for i in frames])
+
+
+def to_array(
+  frame: av.VideoFrame, pixels: str, converter: VideoReformatter
+) -> np.ndarray:
+  """Returns a frame's pixels: rgb24 [H,W,3] or gray [H,W] uint8, gray16le [H,W] uint16.
+
+  FFmpeg fills the last columns of 16-bit grey made of 8-bit frames with other numbers at
+  each call; these are converted in 8 bits.
+  """
+  if pixels == "gray16le" and frame.format.components[0].bits <= 8:
+    grey = converter.reformat(frame, format="gray").to_ndarray()
+    return grey.astype(np.uint16) * 257
+  return converter.reformat(frame, format=pixels).to_ndarray()
 
 
 def _numbered(container, stream, key: tuple[int, int] | None):

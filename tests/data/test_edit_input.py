@@ -241,3 +241,17 @@ def test_masks_that_do_not_fit(tmp_path, make):
     _check(
       lambda path=path: edit_input.open_mask(path, video), f"mask={path}: {reason}"
     )
+
+
+def test_depth_reads_alike_each_time(tmp_path):
+  """A width that is no multiple of 16: the 16-bit conversion of 8-bit frames is not."""
+  clip = np.full((5, 20, 38, 3), 60, np.uint8)
+  clip[:, 6:14, 4:12] = 200
+  media.write_mp4(tmp_path / "depth.mp4", clip, 12.5)
+  video = edit_input.probe(tmp_path / "depth.mp4", "depth")
+  first, *others = (
+    np.stack(list(edit_input.frames(video, "gray16le"))) for _ in range(4)
+  )
+  for other in others:
+    np.testing.assert_array_equal(other, first)
+  assert np.abs(first / 257 - clip[..., 0]).max() < 40  # as far as the codec goes
