@@ -20,6 +20,7 @@ import numpy as np
 from lamd_jax.data.procedural.cater import actions
 from lamd_jax.data.procedural.cater import captions
 from lamd_jax.errors import ConfigError
+from lamd_jax.evaluation import bootstrap
 from lamd_jax.evaluation import cater_tracker
 from lamd_jax.evaluation.cater_tracker import Track
 
@@ -143,7 +144,7 @@ def compare_tracks(
     scores = score_tracks(tracks, said)
     draws = generator.integers(0, len(texts), (resamples, len(texts)))
     result[name] = {
-      field: _mean(values, draws)
+      field: bootstrap.mean(values, draws)
       for field, values in zip(Scores._fields, scores, strict=True)
     }
   return result
@@ -155,14 +156,3 @@ def derangement(generator: np.random.Generator, count: int) -> np.ndarray:
   order = np.empty(count, np.int64)
   order[cycle] = np.roll(cycle, 1)
   return order
-
-
-def _mean(values: np.ndarray, draws: np.ndarray) -> dict[str, Any]:
-  """Mean and 95 % bootstrap interval of what is not nan; None where all is."""
-  if np.isnan(values).all():
-    return {"mean": None, "interval": None}
-  picked = values[draws]
-  known = ~np.isnan(picked)
-  means = np.where(known, picked, 0).sum(1) / np.maximum(known.sum(1), 1)
-  low, high = np.percentile(means[known.any(1)], [2.5, 97.5])
-  return {"mean": float(np.nanmean(values)), "interval": [float(low), float(high)]}

@@ -33,6 +33,7 @@ import numpy as np
 from lamd_jax.data.procedural.cater import camera
 from lamd_jax.data.procedural.cater import render
 from lamd_jax.data.procedural.cater import scene as scenes
+from lamd_jax.evaluation import bootstrap
 from lamd_jax.evaluation import cater_blobs
 from lamd_jax.evaluation import clip_scores
 from lamd_jax.evaluation import motion
@@ -289,20 +290,9 @@ def unrelated(embeddings: np.ndarray, order: np.ndarray) -> np.ndarray:
   return mixed
 
 
-def mean(values: np.ndarray, draws: np.ndarray) -> dict[str, Any]:
-  """Mean over clips [N] and its bootstrap interval by draws [R,N]; nan is left out."""
-  if np.isnan(values).all():
-    return {"mean": None, "interval": None}
-  picked = values[draws]
-  known = ~np.isnan(picked)
-  means = np.where(known, picked, 0).sum(1) / np.maximum(known.sum(1), 1)
-  low, high = np.percentile(means[known.any(1)], [2.5, 97.5])
-  return {"mean": float(np.nanmean(values)), "interval": [float(low), float(high)]}
-
-
 def summary(scores: Scores, draws: np.ndarray) -> dict[str, dict[str, Any]]:
   """`mean` of every score."""
-  return {name: mean(values, draws) for name, values in scores._asdict().items()}
+  return {name: bootstrap.mean(values, draws) for name, values in scores._asdict().items()}
 
 
 def direction(
@@ -319,7 +309,7 @@ def direction(
     {"change": last minus first, with interval; "by_interval", "by_order": whether held,
     None where there is no score}; see PROTOCOL.
   """
-  change = mean(np.asarray(points[-1]) - np.asarray(points[0]), draws)
+  change = bootstrap.mean(np.asarray(points[-1]) - np.asarray(points[0]), draws)
   if change["mean"] is None:
     return {"change": change, "by_interval": None, "by_order": None}
   sign = 1 if rises else -1

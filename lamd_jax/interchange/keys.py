@@ -209,3 +209,32 @@ def _refuse(problems: list[str]) -> None:
       f"weights do not fit the network ({len(problems)} differences): "
       + "; ".join(problems)
     )
+
+
+def unwrap(
+  state: State, prefixes: Collection[str], wrapper: str, not_used: tuple[str, ...]
+) -> tuple[dict[str, np.ndarray], list[str]]:
+  """Returns a network's tensors out of a whole model's, and the names left aside.
+
+  Args:
+    state: of the network, or of a model that holds it.
+    prefixes: of the network's names in a model; the first that occurs counts.
+    wrapper: a prefix that may stand around any name.
+    not_used: prefixes of a model's other parts; anything else strange stays.
+
+  Raises:
+    WeightsError: a tensor stands there with and without a prefix.
+  """
+  inner = {name.removeprefix(wrapper): value for name, value in state.items()}
+  prefix = next((p for p in prefixes if any(n.startswith(p) for n in inner)), "")
+  found: dict[str, np.ndarray] = {}
+  unused = []
+  for name, value in inner.items():
+    bare = name.removeprefix(prefix).removeprefix(wrapper)
+    if name.startswith(not_used) and not (prefix and name.startswith(prefix)):
+      unused.append(name)
+    elif bare in found:
+      raise WeightsError(f"{bare} is there twice, with and without a prefix")
+    else:
+      found[bare] = value
+  return found, unused

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from lamd_jax.errors import WeightsError
 from lamd_jax.interchange import keys
 from lamd_jax.interchange import lvdm_autoencoder
 
@@ -44,20 +43,7 @@ def unwrap(state: keys.State) -> tuple[dict[str, np.ndarray], list[str]]:
   Raises:
     WeightsError: a tensor stands there with and without a prefix.
   """
-  inner = {name.removeprefix(_WRAPPER): value for name, value in state.items()}
-  prefix = next((p for p in PREFIXES if any(n.startswith(p) for n in inner)), "")
-  found: dict[str, np.ndarray] = {}
-  unused = []
-  for name, value in inner.items():
-    bare = name.removeprefix(prefix).removeprefix(_WRAPPER)
-    # In a whole model its other parts are left aside, and anything strange is not.
-    if name.startswith(NOT_USED) and not (prefix and name.startswith(prefix)):
-      unused.append(name)
-    elif bare in found:
-      raise WeightsError(f"{bare} is there twice, with and without a prefix")
-    else:
-      found[bare] = value
-  return found, unused
+  return keys.unwrap(state, PREFIXES, _WRAPPER, NOT_USED)
 
 
 def naming(state: keys.State) -> str:

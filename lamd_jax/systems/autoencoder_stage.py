@@ -23,7 +23,7 @@ from lamd_jax.training import stage as stage_lib
 Tree = stage_lib.Tree
 
 
-class AutoencoderStage:
+class AutoencoderStage(stage_lib.SingleVariant):
   """Trains `network` to rebuild clips through a Gaussian bottleneck.
 
   The generator's loss is reconstruction + LPIPS + KL + an adversarial term with an
@@ -35,8 +35,6 @@ class AutoencoderStage:
   """
 
   name = "autoencoder"
-  variants = ("video",)
-  starts_from = ""
   trains_on_latents = False
   encoded_by = ()
   cached_as = ""
@@ -65,12 +63,6 @@ class AutoencoderStage:
       self._critic = networks[critic.kind](critic.channels, critic.layers, critic.norm)
       self.groups = ("generator", "discriminator")
     self.averaged = ("generator",) if config.optim[self.name].ema_decay else ()
-
-  def variant_at(self, step: int) -> str:
-    return "video"
-
-  def trained(self, variant: str) -> tuple[str, ...]:
-    return self.groups
 
   def init(self, seed: int | None) -> tuple[dict[str, Tree], Tree]:
     data = self._config.data

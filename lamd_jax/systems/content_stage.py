@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import chex
@@ -18,7 +17,7 @@ from lamd_jax.training import stage as stage_lib
 Tree = stage_lib.Tree
 
 
-class ContentStage:
+class ContentStage(stage_lib.SingleVariant):
   """CLIP's loss (Radford et al., arXiv 2103.00020, figure 3) on one frame a clip.
 
   With accumulation the pairs that are told apart are those of a micro-batch.
@@ -27,8 +26,6 @@ class ContentStage:
   name = content_lib.STAGE
   groups = (content_lib.GROUP,)
   needs = ()
-  variants = ("video",)
-  starts_from = ""
   trains_on_latents = False
   encoded_by = ()
   cached_as = ""
@@ -37,12 +34,6 @@ class ContentStage:
     self._content = content
     self.frames = config.model.content.frames or config.data.frames
     self.averaged = self.groups if config.optim[self.name].ema_decay else ()
-
-  def variant_at(self, step: int) -> str:
-    return "video"
-
-  def trained(self, variant: str) -> tuple[str, ...]:
-    return self.groups
 
   def init(self, seed: int | None) -> tuple[dict[str, Tree], Tree]:
     return {content_lib.GROUP: self._content.init(seed)}, {}
@@ -88,15 +79,6 @@ class ContentStage:
     texts, _ = self._content.texts(weights, batch.tokens)
     found = batch.video[content_lib.nearest(texts, images)]
     return {"input": batch.video, "found": found}
-
-  def finish(
-    self,
-    params: dict[str, Tree],
-    extras: Tree,
-    frozen: stage_lib.Frozen,
-    batches: Iterator[stage_lib.Batch],
-  ) -> Tree:
-    return extras
 
 
 def random_frames(batch: types.VideoBatch, streams: rng.Streams) -> jax.Array:

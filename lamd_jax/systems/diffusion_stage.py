@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -17,26 +16,18 @@ from lamd_jax.training import stage as stage_lib
 Tree = stage_lib.Tree
 
 
-class DenoiserStage:
+class DenoiserStage(stage_lib.SingleVariant):
   """The loss, the previews' sampler, and the parts of a stage that hold nothing.
 
   A subclass sets `name`, `groups`, `needs`, `averaged` and `frames`.
   """
 
-  variants = ("video",)
-  starts_from = ""
   trains_on_latents = True
   groups: tuple[str, ...]
 
   def __init__(self, process: process_lib.Process, config: Any):
     self._process = process
     self._config = config
-
-  def variant_at(self, step: int) -> str:
-    return "video"
-
-  def trained(self, variant: str) -> tuple[str, ...]:
-    return self.groups
 
   def _output(
     self, raw: jax.Array, target: jax.Array, t: jax.Array, z0: jax.Array, extras: Tree
@@ -55,12 +46,3 @@ class DenoiserStage:
       "dpmpp_2m", self._config.train.preview_steps, eta=0.0, spacing="log_snr",
       guidance=self._config.diffusion.guidance, temporal_guidance=1.0,
     )  # fmt: skip
-
-  def finish(
-    self,
-    params: dict[str, Tree],
-    extras: Tree,
-    frozen: stage_lib.Frozen,
-    batches: Iterator[stage_lib.Batch],
-  ) -> Tree:
-    return extras

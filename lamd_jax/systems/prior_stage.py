@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -20,7 +19,7 @@ from lamd_jax.training import stage as stage_lib
 Tree = stage_lib.Tree
 
 
-class PriorStage:
+class PriorStage(stage_lib.SingleVariant):
   """Squared error of the tier's answer, a mean over the embedding's entries.
 
   `extras` holds the running means of image and text embeddings, [D] float32 and scaled,
@@ -30,8 +29,6 @@ class PriorStage:
 
   name = prior_lib.STAGE
   groups = (prior_lib.GROUP,)
-  variants = ("video",)
-  starts_from = ""
   trains_on_latents = True
 
   def __init__(self, prior: prior_lib.Prior, config: Any, like: stage_lib.Stage):
@@ -49,12 +46,6 @@ class PriorStage:
     learns = config.model.prior.kind != "mean_shift"
     average = learns and config.optim[self.name].ema_decay
     self.averaged = self.groups if average else ()
-
-  def variant_at(self, step: int) -> str:
-    return "video"
-
-  def trained(self, variant: str) -> tuple[str, ...]:
-    return self.groups
 
   def init(self, seed: int | None) -> tuple[dict[str, Tree], Tree]:
     mean = lambda: np.zeros(self._prior.content.width, np.float32)
@@ -111,12 +102,3 @@ class PriorStage:
       "input": batch.video,
       "found": batch.video[content_lib.nearest(answer, images)],
     }
-
-  def finish(
-    self,
-    params: dict[str, Tree],
-    extras: Tree,
-    frozen: stage_lib.Frozen,
-    batches: Iterator[stage_lib.Batch],
-  ) -> Tree:
-    return extras

@@ -120,3 +120,26 @@ class Stage(Protocol):
 
   def encode(self, frozen: Frozen, batch: types.VideoBatch) -> types.LatentBatch:
     """Pure and traceable: what the latent cache stores. Only with `trains_on_latents`."""
+
+
+class SingleVariant:
+  """The part of the protocol that is alike in stages whose steps all train all groups."""
+
+  groups: tuple[str, ...]
+  variants = ("video",)
+  starts_from = ""
+
+  def variant_at(self, step: int) -> str:
+    return "video"
+
+  def trained(self, variant: str) -> tuple[str, ...]:
+    return self.groups
+
+  def finish(
+    self,
+    params: dict[str, Tree],
+    extras: Tree,
+    frozen: Frozen,
+    batches: Iterator[Batch],
+  ) -> Tree:
+    return extras

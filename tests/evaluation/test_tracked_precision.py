@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from lamd_jax.data.procedural.cater import actions
-from lamd_jax.data.procedural.cater import captions
 from lamd_jax.data.procedural.cater import Cater
 from lamd_jax.errors import ConfigError
 from lamd_jax.evaluation import caption_following
+from lamd_jax.evaluation import caption_precision
 from lamd_jax.evaluation import tracked_precision
 from lamd_jax.evaluation.cater_tracker import Track
 
@@ -17,8 +17,7 @@ TURNS = " the snitch is rotating."
 
 
 def _compare(true, said, mode="mage"):
-  parse = captions.parse
-  return tracked_precision.compare_captions(parse(true), parse(said), mode)
+  return caption_precision.precision(true, said, mode)
 
 
 @pytest.mark.parametrize(

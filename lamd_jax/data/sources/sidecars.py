@@ -3,7 +3,7 @@
 
   clip.mp4 and clip.txt        the text of the file
   clip.mp4 and clip.json       its entry caption, text or prompt
-  captions.json in the root    {"below/the/root/clip.mp4": "text", ...}
+  captions.json in the root    {"holiday/clip.mp4": "text", ...}
 
 A file of its own goes before the list. What cannot be read is counted and named.
 """
