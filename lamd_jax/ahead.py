@@ -107,12 +107,22 @@ def available(topology: str) -> int:
   return round(GENERATIONS[topology.partition(":")[0]][1] * 2**30)
 
 
-def compile_program(function: Any, arguments: Sequence[Any], topology: str) -> Compiled:
-  """Compiles a jitted function for a slice; `arguments` are abstract, with shardings."""
+def compile_program(
+  function: Any, arguments: Sequence[Any], topology: str, *, fast: bool = False
+) -> Compiled:
+  """Compiles a jitted function for a slice; `arguments` are abstract, with shardings.
+
+  Args:
+    function: what `jax.jit` returned.
+    arguments: of it, jax.ShapeDtypeStruct with shardings on the slice.
+    topology: the slice, as `devices` takes it.
+    fast: spend a fraction of the time; the program is slower and needs more memory.
+  """
+  options = {"exec_time_optimization_effort": -1.0} if fast else {}
   room, started = available(topology), time.monotonic()
   seconds = lambda: time.monotonic() - started
   try:
-    compiled = function.lower(*arguments).compile()
+    compiled = function.lower(*arguments).compile(options)
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise

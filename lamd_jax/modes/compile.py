@@ -132,7 +132,7 @@ def programs(
     # Around the compilation alone: whatever else JAX computed inside, a random key
     # say, would be computed on these devices, which are not there.
     with jax.set_mesh(mesh):
-      return ahead.compile_program(*program, options.topology)
+      return ahead.compile_program(*program, options.topology, fast=options.fast)
 
   for stage in stages:
     if "train" in options.programs and stage.name in config.stages:
