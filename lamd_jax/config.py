@@ -222,13 +222,15 @@ def sample_defaults() -> ConfigDict:
       start="noise",  # noise | input (noised) | inverted (by DDIM)
       strength=1.0,  # where a chain from the input starts: 1 as from noise, near 0 clean
       shared=2,  # frames that neighbouring windows of a long video share
+      # For LaMD once more:
       replace_first_frame=False,  # the image itself instead of its reconstruction
       strip=0,  # states of the chain in strip.png, from noise to the clip; 0: none
-      # Videos of any length: none | autoregressive | hierarchical | sliding
-      long="none",
+      # For LVDM's videos of any length:
+      long="none",  # none | autoregressive | hierarchical | sliding
       noise_level=0,  # of the known frames, in levels of the schedule; README says why 0
       null="released",  # what guidance subtracts: released | unconditional
       overlap=1,  # latents on both sides of a seam that decoding blends
+      # For all:
       seed=0,
       weights="ema",  # ema | raw
       decode_chunk=4,  # clips decoded at once: bounds peak memory
