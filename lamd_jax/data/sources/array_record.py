@@ -4,11 +4,13 @@
 A folder holds `metadata.json` and, for each split, `<split>-00000-of-00004.array_record`
 and `<split>.jsonl`. A record is the raw bytes of one video [T,H,W,3]; line i of the
 jsonl is record i // shards of shard i % shards: {"id", "frames", "label", "caption"}.
+Where the metadata of a split say `in_blocks`, shards hold lines that follow each other
+instead, in even parts, the first ones longer by one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import hashlib
 import json
 import os
@@ -27,7 +29,7 @@ METADATA = "metadata.json"
 
 _FORMAT = {"format": "lamd_clips", "version": 1}
 # A record a group: reading one clip must not decompress its neighbours.
-_WRITER_OPTIONS = "group_size:1,zstd:1"
+WRITER_OPTIONS = "group_size:1,zstd:1"
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 
 
@@ -55,7 +57,7 @@ def write(
   folder.mkdir(parents=True, exist_ok=True)
   names = [f"{split}-{i:05d}-of-{shards:05d}.array_record" for i in range(shards)]
   writers = [
-    array_record_module.ArrayRecordWriter(str(folder / f"{name}.part"), _WRITER_OPTIONS)
+    array_record_module.ArrayRecordWriter(str(folder / f"{name}.part"), WRITER_OPTIONS)
     for name in names
   ]
   lines: list[str] = []
@@ -81,12 +83,17 @@ def write(
   for name in names:
     os.replace(folder / f"{name}.part", folder / name)
   _replace(folder / f"{split}.jsonl", "".join(lines))
-  old = load_metadata(folder) if (folder / METADATA).exists() else {"splits": {}}
   row = {"files": names, "count": len(lines), "height": size[0], "width": size[1],
          "fps": fps}  # fmt: skip
-  splits = {**old["splits"], split: row}
-  _replace(folder / METADATA, json.dumps({**_FORMAT, "splits": splits}, indent=2) + "\n")
+  store_metadata(folder, {split: row})
   return len(lines)
+
+
+def store_metadata(folder: pathlib.Path, rows: Mapping[str, dict[str, Any]]) -> None:
+  """Names splits that are complete, beside those that were named before."""
+  old = load_metadata(folder) if (folder / METADATA).exists() else {"splits": {}}
+  splits = {**old["splits"], **rows}
+  _replace(folder / METADATA, json.dumps({**_FORMAT, "splits": splits}, indent=2) + "\n")
 
 
 def _replace(path: pathlib.Path, text: str) -> None:
@@ -114,6 +121,7 @@ class RecordVideos:
     self.where = str(folder)
     self._paths = [str(folder / name) for name in row["files"]]
     self._size = (row["height"], row["width"])
+    self._in_blocks = "in_blocks" in row and row["in_blocks"]
     text = (folder / f"{split}.jsonl").read_text("utf-8")
     lines = [json.loads(line) for line in text.splitlines()]
     if len(lines) != row["count"]:
@@ -143,12 +151,25 @@ class RecordVideos:
 
   def read(self, video: int, frames: np.ndarray, size: int) -> np.ndarray:
     del size
-    record, shard = divmod(video, len(self._paths))
+    record, shard = self._place(video)
     data = self._reader(shard).read([record])[0]
     shape = (int(self.n_frames[video]), *self._size, 3)
     if len(data) != np.prod(shape):
       raise DataError(f"record has {len(data)} bytes, expected {np.prod(shape)}")
     return np.frombuffer(data, np.uint8).reshape(shape)[frames]
+
+  def _place(self, video: int) -> tuple[int, int]:
+    """Returns (record, shard)."""
+    if not self._in_blocks:
+      return divmod(video, len(self._paths))
+    part, longer = divmod(len(self._names), len(self._paths))
+    # The first `longer` shards hold part + 1 lines.
+    if video < longer * (part + 1):
+      shard, record = divmod(video, part + 1)
+    else:
+      shard, record = divmod(video - longer * (part + 1), part)
+      shard += longer
+    return record, shard
 
   def _reader(self, shard: int):
     # A reader a thread: readers keep a position.
