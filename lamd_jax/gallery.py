@@ -97,10 +97,12 @@ def write(
   settings: Mapping[str, object],
   fps: float,
   captions: Sequence[str],
+  plots: str = "",
 ) -> pathlib.Path:
   """Writes `folder`/index.html and its clips; returns the page's path.
 
   Row i of the page holds clip i of every column, side by side, under its caption.
+  `plots` is html that goes below the scores.
   """
   folder = pathlib.Path(folder)
   rows = max(len(column.clips) for column in columns)
@@ -116,7 +118,7 @@ def write(
       name = f"{slug}_{i:03d}.mp4"
       media.write_mp4(folder / name, column.clips[i], fps)
       figures.append(figure(name, column.title))
-  return write_page(folder, title, figures, len(columns), tables, settings)
+  return write_page(folder, title, figures, len(columns), tables, settings, plots)
 
 
 def write_page(
@@ -126,19 +128,20 @@ def write_page(
   columns: int,
   tables: Sequence[Table],
   settings: Mapping[str, object],
+  plots: str = "",
 ) -> pathlib.Path:
   """Writes `folder`/index.html about clips that lie there; returns its path.
 
-  `figures` are `figure`s, or html of captions between rows of `columns` figures.
+  Clips come first, what is said about them after. `figures` are `figure`s, or html of captions between rows of `columns` figures.
   """
   facts = "".join(
     f"<tr><td>{html.escape(key)}</td><td>{html.escape(str(value))}</td></tr>"
     for key, value in settings.items()
   )
   body = (
-    "".join(table_html(table) for table in tables)
-    + "<h2>Clips</h2>"
-    + grid_html(figures, columns)
+    grid_html(figures, columns)
+    + "".join(table_html(table) for table in tables)
+    + plots
     + f"<h2>Settings</h2><table>{facts}</table>"
   )
   return write_document(folder / "index.html", title, body)

@@ -14,6 +14,7 @@ import numpy as np
 
 from lamd_jax import api
 from lamd_jax import gallery
+from lamd_jax import learning_curves
 from lamd_jax import run_folder
 from lamd_jax.data import pipeline
 from lamd_jax.errors import DataError
@@ -239,6 +240,7 @@ def report(
     },
     model.fps,
     _texts(config, evaluation)[:_SHOWN],
+    learning_curves.html({config.name: pathlib.Path(workdir)}, config.stages),
   )
   for table in tables:
     print(f"\n{table.title}")

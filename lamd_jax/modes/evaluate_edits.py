@@ -25,6 +25,7 @@ import numpy as np
 
 from lamd_jax import api
 from lamd_jax import gallery
+from lamd_jax import learning_curves
 from lamd_jax import line_plot
 from lamd_jax import run_folder
 from lamd_jax.data import captions
@@ -295,10 +296,12 @@ def _write(
   folder.mkdir(parents=True, exist_ok=True)
   (folder / "report.json").write_text(json.dumps(result, indent=2) + "\n")
   (folder / "edits.csv").write_text(_csv(result["curves"]))
+  plots = "<h2>Scores against the knobs</h2>"
   for knob, names in _PLOTS.items():
     for name in names:
       if plot := _plot(knob, name, result):
         (folder / f"{name}_{knob}.svg").write_text(plot)
+        plots += plot
   tables = _tables(result)
   page = gallery.write(
     pathlib.Path(workdir) / "gallery",
@@ -313,6 +316,7 @@ def _write(
     },
     fps,
     texts[:_SHOWN],
+    plots + learning_curves.html({config.name: pathlib.Path(workdir)}, config.stages),
   )
   for table in tables:
     print(f"\n{table.title}")

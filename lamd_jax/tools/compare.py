@@ -13,26 +13,23 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 import html
-import json
-import math
 import pathlib
 import re
 import shutil
 import sys
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from etils import epath
 from ml_collections import ConfigDict
 
 from lamd_jax import gallery
+from lamd_jax import learning_curves
 from lamd_jax import limits
-from lamd_jax import line_plot
 from lamd_jax import run_folder
 from lamd_jax import run_scores
 from lamd_jax.errors import ConfigError
 from lamd_jax.errors import InputError
 
-_POINTS = 400  # of a curve
 _SHOWN = 12  # clips of each run
 _CAPTION = re.compile(r"<p class=caption>(.*?)</p>", re.DOTALL)
 
@@ -88,39 +85,6 @@ def scores(runs: Sequence[Run]) -> list[gallery.Table]:
   ]
 
 
-def _points(path: pathlib.Path) -> dict[str, list[tuple[float, float]]]:
-  """The losses of a stage by name, thinned out."""
-  lines: dict[str, list[tuple[float, float]]] = {}
-  text = path.read_text("utf-8") if path.is_file() else ""
-  for line in text.splitlines():
-    try:
-      row: dict[str, Any] = json.loads(line)
-      step = float(row["step"])
-    except (ValueError, LookupError, TypeError):
-      continue  # half a line of a run that is being written
-    for name, value in row.items():
-      if name.startswith("loss/") and isinstance(value, int | float):
-        if math.isfinite(value):
-          lines.setdefault(name, []).append((step, float(value)))
-  thin = lambda points: points[:: -(-len(points) // _POINTS)]
-  return {name: thin(points) for name, points in lines.items()}
-
-
-def curves(runs: Sequence[Run]) -> str:
-  """Returns plots of the losses that are never negative, of all runs in one."""
-  stages = dict.fromkeys(stage for run in runs for stage in run.config.stages)
-  plots = []
-  for stage in stages:
-    of = {run.name: _points(run.folder / stage / "metrics.jsonl") for run in runs}
-    for loss in dict.fromkeys(name for lines in of.values() for name in lines):
-      lines = {name: found[loss] for name, found in of.items() if loss in found}
-      # The plot's axis begins at 0: hinge losses of critics stay out.
-      if all(y >= 0 for points in lines.values() for _, y in points):
-        title = f"{stage}: {loss.removeprefix('loss/')}"
-        plots.append(line_plot.svg(title, "step", "loss", lines))
-  return f"<h2>Curves</h2>{''.join(plots)}" if plots else ""
-
-
 def _clips(run: Run) -> tuple[list[pathlib.Path], list[str]]:
   """The clips that a run generated for its gallery, and their captions."""
   clips = sorted((run.folder / "gallery").glob("generated_*.mp4"))[:_SHOWN]
@@ -168,11 +132,12 @@ def compare(given: Sequence[str], out: pathlib.Path) -> pathlib.Path:
   out = out.expanduser()
   try:
     out.parent.mkdir(parents=True, exist_ok=True)
+    stages = list(dict.fromkeys(name for run in runs for name in run.config.stages))
     body = "".join(
       [
         *map(gallery.table_html, scores(runs)),
         clips(runs, out),
-        curves(runs),
+        learning_curves.html({run.name: run.folder for run in runs}, stages),
         gallery.table_html(settings(runs)),
       ]
     )
