@@ -2,6 +2,7 @@
 """Sphinx settings; pages under generated/ are written anew at each build."""
 
 import pathlib
+import re
 import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -36,3 +37,12 @@ napoleon_use_rtype = False
 napoleon_use_param = False
 
 generate.write(HERE / "generated")
+
+
+def _link_files_of_the_root(app, name, source):
+  """Makes links to README.md and CHANGELOG.md, which are no pages here, links to files."""
+  source[0] = re.sub(r"\]\(((?:\.\./)+[A-Z]+\.md)\)", r"](path:\1)", source[0])
+
+
+def setup(app):
+  app.connect("source-read", _link_files_of_the_root)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the pages that are read off the code: keys, flags, exit codes, protocols.
+"""Writes the pages that are read off the code: keys, flags, exit codes, protocols,
+data layouts.
 
   python docs/generate.py [FOLDER]
 
@@ -23,6 +24,7 @@ from lamd_jax import config_model
 from lamd_jax import errors
 from lamd_jax import limits
 from lamd_jax import main
+from lamd_jax.data import layouts
 from lamd_jax.evaluation import protocol
 from lamd_jax.training import preemption
 
@@ -165,6 +167,17 @@ def _rows(keys: list[Key], values: dict[str, Any], flag: str, cut: str) -> list[
   return lines
 
 
+def _apart(values: dict[str, Any], stages: list[str], first: str) -> list[str]:
+  """A line on the stages whose defaults differ from those of the first."""
+  differ = [
+    f"`{stage}.{key.removeprefix(first)}` {_value(values[other])}"
+    for key in values if key.startswith(first)
+    for stage in stages
+    if values[other := f"{_STAGES}.{stage}.{key.removeprefix(first)}"] != values[key]
+  ]  # fmt: skip
+  return ["", f"Other defaults: {', '.join(differ)}."] if differ else []
+
+
 _HEAD = "<!-- Written by docs/generate.py at build time. -->\n"
 
 
@@ -195,6 +208,7 @@ def config_page() -> str:
         "", f"## {group}", "",
         f"One group a stage, `--config.optim.STAGE.KEY`: {', '.join(stages)}.",
         *_rows(members, values, "", first),
+        *_apart(values, stages, first),
       ]  # fmt: skip
     else:
       title = group or "Outside of groups"
@@ -274,7 +288,22 @@ def protocols_page() -> str:
   return "\n".join(lines) + "\n"
 
 
+def data_page() -> str:
+  """The tree that each source of videos reads."""
+  lines = [
+    _HEAD, "# Data layouts", "",
+    "What `--config.data.source` reads from `--config.data.root`. `python -m"
+    " lamd_jax.tools.doctor DIR` says which of these a folder is. `procedural` reads"
+    " nothing, `tfds` what TFDS prepared under `data.name`.",
+  ]  # fmt: skip
+  for source in layouts.TREES:
+    tree = layouts.expected_tree(source)
+    lines += ["", f"## {source}", "", "```text", tree, "```"]
+  return "\n".join(lines) + "\n"
+
+
 PAGES = {
+  "data_layouts": data_page,
   "config": config_page,
   "flags": flags_page,
   "exit_codes": exit_codes_page,
