@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
 import functools
 import os
 from typing import Any
@@ -32,6 +33,7 @@ from lamd_jax.clip import Clip
 from lamd_jax.data import captions
 from lamd_jax.data import pipeline
 from lamd_jax.errors import ConfigError
+from lamd_jax.systems import gen1_edit
 from lamd_jax.systems import lamd
 from lamd_jax.systems import lvdm_long
 from lamd_jax.systems.registry import SYSTEMS
@@ -100,7 +102,8 @@ class Model:
       label: a class, or several that clips take in turn; -1 for none.
       progress: True for a bar of clips and steps, or called with (clips done, all).
       callback: called at each step of a chain with (step, steps, states of the batch
-        [B,t,h,w,c] float32); an exception of it ends the call.
+        [B,t,h,w,c] float32, see `watching.States`); an exception of it ends the call.
+        A unit of a hierarchical video has two chains: of keyframes, then of gaps.
       **knobs: the names and defaults of `--sample.*` (config.sample_defaults):
         frames, seed, sampler, steps, spacing, eta, guidance, batch, decode_chunk, fps;
         replace_first_frame, and for videos of any length long, noise_level, null,
@@ -122,19 +125,27 @@ class Model:
       made = self._run(settings, given, seeds, watch)
     else:
       own = watching.own_seeds(knobs, seeds, settings.n)
-      videos = [self.long_video(number, **knobs) for number, knobs in own]
+      videos = [
+        self._long_video(number, knobs, callback, i)
+        for i, (number, knobs) in enumerate(own)
+      ]
       made = [np.concatenate(list(stream(video))) for video in watch.each(videos)]
     clips = [Clip(frames, fps) for frames in made]
     return clips[0] if n is None else clips
 
-  def plan_edit(self, video: Any, **asked: Any) -> editing.Edit:
+  def plan_edit(
+    self, video: Any, *, callback: watching.Callback | None = None, **asked: Any
+  ) -> editing.Edit:
     """Reads all that an edit needs; its `edited` yields frame by frame.
 
     Args:
       video: a path, a `Clip` or an array [T,H,W,3] uint8, of any length and size.
+      callback: as of `generate`; the states' `unit` is the window's number.
       **asked: see `editing.plan`: text or image, mask, depth, and the knobs.
     """
-    return editing.plan(self, self._edits, video, **asked)
+    return editing.plan(
+      self, self._edits, video, listener=self._listener, callback=callback, **asked
+    )
 
   def edit(self, video: Any, **asked: Any) -> Clip:
     """Edits a video as `plan_edit` says; returns all of its frames."""
@@ -166,23 +177,33 @@ class Model:
     repeated = jax.tree.map(lambda x: np.repeat(x, settings.strip, axis=0), prompt)
     return self.decode(states, settings.decode_chunk, repeated)
 
-  def long_video(self, number: int = 0, **knobs: Any) -> long_video.LongVideo:
+  def long_video(
+    self, number: int = 0, *, callback: watching.Callback | None = None, **knobs: Any
+  ) -> long_video.LongVideo:
     """Plans a video of any length, `number` of those that the knobs describe.
 
-    Iterate over `api.stream(video)`, or over its units. Knobs and errors are those of
-    `generate`; `long` says how and `frames` how many.
+    Iterate over `api.stream(video)`, or over its units. Knobs, `callback` and errors are
+    those of `generate`; `long` says how and `frames` how many.
     """
+    return self._long_video(number, knobs, callback, 0)
+
+  def _long_video(
+    self, number: int, knobs: Mapping[str, Any], callback: watching.Callback | None,
+    place: int,
+  ) -> long_video.LongVideo:  # fmt: skip
     settings = knobs_lib.settings(self.config, self.weights, {**knobs, "n": 1})
     if settings.long == "none":
       raise ConfigError("long='none': choose autoregressive, hierarchical or sliding")
     programs = self._long(
       lvdm_long.LongSettings(
-        settings.long, settings.noise_level, settings.null, knobs_lib.sampler(settings)
+        settings.long, settings.noise_level, settings.null,
+        watching.watched(knobs_lib.sampler(settings), self._listener, callback),
       )
-    )
+    )  # fmt: skip
+    around = watching.around_units(self._listener, callback, settings.steps, place)
     return long_video.LongVideo(
       programs, self.weights, frames=settings.frames or self.config.data.frames,
-      seed=settings.seed, number=number, overlap=settings.overlap,
+      seed=settings.seed, number=number, overlap=settings.overlap, around=around,
     )  # fmt: skip
 
   def _asked(
@@ -245,6 +266,7 @@ class Model:
     watch: watching.Watch,
   ) -> list[np.ndarray]:  # fmt: skip
     sampler = watch.sampler(knobs_lib.sampler(settings))
+    chain = dataclasses.replace(knobs_lib.edit(settings), sampler=sampler)
     root = knobs_lib.streams(settings)
     batch = min(settings.batch, settings.n)
     clips: list[np.ndarray] = []
@@ -254,12 +276,12 @@ class Model:
       prompt = self.prompt(given, index, settings.structure_level)
       streams, numbers = watching.rows(root, seeds, index)
       if given.video is not None:
-        latents = editing.clip_latents(
-          self._edits, self.weights, streams, numbers, prompt, given.turn(index),
-          knobs_lib.edit(settings),
-        )  # fmt: skip
+        with watch.chain(len(gen1_edit.grid(self.system, chain)) - 1):
+          latents = editing.clip_latents(
+            self._edits, self.weights, streams, numbers, prompt, given.turn(index), chain
+          )
       elif given.motion is None:
-        with watch.chain():
+        with watch.chain(settings.steps):
           latents = self._sample(
             self.weights, streams, numbers, prompt, sampler, settings.frames
           )

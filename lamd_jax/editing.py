@@ -4,12 +4,13 @@
 Windows follow each other in the video's order and share a few frames. A window is held
 to what the one before made of the shared frames (`systems.gen1_edit`), and over them
 the two fade into each other. Held in memory are a window of the input, of the output,
-and the latents of the window before.
+and what the window before left: latents and frames of what they share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
 import functools
 import itertools
 from typing import Any, NamedTuple, TYPE_CHECKING
@@ -27,6 +28,7 @@ from lamd_jax import rng
 from lamd_jax import sample_checks
 from lamd_jax import types
 from lamd_jax import validation
+from lamd_jax import watching
 from lamd_jax.clip import Clip
 from lamd_jax.data import edit_input
 from lamd_jax.data import pipeline
@@ -41,6 +43,11 @@ if TYPE_CHECKING:
   from lamd_jax import api
 
 Progress = Callable[[int, int], None]  # frames done, frames in all
+Carry = Mapping[str, np.ndarray]
+# A window of the video, of its mask and of its depth, where there are any.
+Inputs = tuple[
+  edit_input.Window, edit_input.Window | None, edit_input.Window | None
+]
 _ESTIMATED = 4  # frames that a depth estimator sees at once
 _SHOWN = 16  # clips on a page, beside their inputs
 
@@ -66,13 +73,20 @@ class Request(NamedTuple):
   mask: Any
   depth: Any
   fps: float  # of a video without any
+  around: watching.Around  # of a window's chain
 
 
 class Edit:
   """An edit of a video: all inputs are read and fitted, nothing is drawn yet.
 
+  Windows are its units: each is a function of its number and of what the one before
+  left, so that an edit which was broken off goes on to the same frames.
+
   Attributes:
     video: facts of the input.
+    input_frames: yields its frames [H,W,3] uint8, as often as called.
+    frames: how many there are, and will be.
+    units: how many windows.
     notes: lines that say what was done to the inputs.
   """
 
@@ -87,13 +101,19 @@ class Edit:
     self._programs, self._weights, self._asked = programs, weights, asked
     settings, data = asked.settings, config.data
     source = edit_sources.footage(asked.video, asked.fps)
-    self.video, self.frames = source
+    self.video, self.input_frames = source
+    self.frames = self.video.n_frames
     levels = len(config.model.denoiser.channel_mult)
     multiple = validation.factors(config)[1] * 2 ** (levels - 1)
     *self._size, fitted = edit_sources.working_size(self.video, data.size, multiple)
     self._window = min(settings.frames or data.frames, self.video.n_frames)
     # A video may be shorter than what its windows are to share.
     self._shared = min(settings.shared, self._window - 1)
+    self._starts = edit_input.window_starts(self.frames, self._window, self._shared)
+    self.units = len(self._starts)
+    self._inputs: Iterator[Inputs] = iter(())
+    self._next = -1  # the window that `_inputs` yields next; none
+    self._embedded: jax.Array | None = None
     self._masks, masked = edit_sources.masks(asked.mask, self.video)
     self.notes = [note for note in (fitted, masked) if note]
     self._depth = None
@@ -111,7 +131,7 @@ class Edit:
     return self._estimated({gen1.DEPTH: weights[gen1.DEPTH]})
 
   def _estimated(self, weights: dict[str, Any]) -> Iterator[np.ndarray]:
-    frames = edit_sources.stretched(self.frames(), *self._size)
+    frames = edit_sources.stretched(self.input_frames(), *self._size)
     # Windows that share nothing and whose last is filled up: one compiled program.
     while some := list(itertools.islice(frames, _ESTIMATED)):
       full = np.stack(some + [some[-1]] * (_ESTIMATED - len(some)))
@@ -124,54 +144,81 @@ class Edit:
 
   def edited(self, progress: Progress) -> Iterator[np.ndarray]:
     """Yields the edited frames [H,W,3] uint8, as large and as many as the input's."""
-    count, size = self.video.n_frames, self._window
-    windows = lambda source: edit_input.windows(source, count, size, self._shared)
-    nothing = itertools.repeat(None)
-    parts = zip(
-      windows(self.frames()),
-      windows(self._masks()) if self._masks else nothing,
-      windows(self._depth.frames()) if self._depth else nothing,
-    )
-    starts = edit_input.window_starts(count, size, self._shared)
-    embedding, root = self._embedding(), rng.root(self._asked.settings.seed)
-    latents = tail = None
-    for k, (given, mask, depth) in enumerate(parts):
-      latents = self._latents(embedding, root, given, mask, depth, latents)
-      made = self._programs.decode(self._weights, latents, types.Prompt())
-      made = np.asarray(made[0])
-      if given.fresh:
-        seam = cross_fade(tail, made[: given.fresh])
-        made = np.concatenate([seam, made[given.fresh :]])
-      step = size if given.start == starts[-1] else starts[k + 1] - given.start
-      tail = made[step:]
-      sides = given.frames.shape[1:3]
-      for i, frame in enumerate(edit_sources.stretched(made[:step], *sides)):
-        if mask is not None:
-          frame = np.where(mask.frames[i], frame, given.frames[i])
-        yield frame
-      progress(given.start + step, count)
+    carry: Carry = {}
+    done = 0
+    for k in range(self.units):
+      frames, carry = self.unit(k, carry)
+      yield from frames
+      done += len(frames)
+      progress(done, self.frames)
+
+  def unit(self, k: int, carry: Carry) -> tuple[np.ndarray, Carry]:
+    """Edits window k.
+
+    Args:
+      k: from 0.
+      carry: what window k - 1 returned; {} for window 0.
+
+    Returns:
+      The frames [n,H,W,3] uint8 that it finishes, of the input's size, and what it
+      leaves for those that it shares with the next: `latents` [1,m,h,w,c] float32 and
+      `tail` [m,h,w,3] uint8, decoded.
+    """
+    given, mask, depth = self._window_inputs(k)
+    with self._asked.around(k):
+      latents = self._latents(given, mask, depth, carry.get("latents"))
+      latents = np.asarray(latents, np.float32)
+    made = self._programs.decode(self._weights, latents, types.Prompt())
+    made = np.asarray(made[0])
+    if given.fresh:
+      seam = cross_fade(carry["tail"], made[: given.fresh])
+      made = np.concatenate([seam, made[given.fresh :]])
+    last = k == self.units - 1
+    step = self._window if last else self._starts[k + 1] - given.start
+    sides = given.frames.shape[1:3]
+    frames = np.stack(list(edit_sources.stretched(made[:step], *sides)))
+    if mask is not None:
+      frames = np.where(mask.frames[:step], frames, given.frames[:step])
+    return frames, {"latents": latents[:, step:], "tail": made[step:]}
+
+  def _window_inputs(self, k: int) -> Inputs:
+    """What window k sees of video, mask and depth; in order they are read once."""
+    if k != self._next:
+      windows = lambda source: edit_input.windows(
+        source, self.frames, self._window, self._shared
+      )
+      nothing = itertools.repeat(None)
+      parts = zip(
+        windows(self.input_frames()),
+        windows(self._masks()) if self._masks else nothing,
+        windows(self._depth.frames()) if self._depth else nothing,
+      )
+      self._inputs = itertools.islice(parts, k, None)
+    self._next = k + 1
+    return next(self._inputs)
 
   def _embedding(self) -> jax.Array:
-    streams = rng.Streams(rng.root(self._asked.settings.seed), jnp.zeros((), jnp.int32))
-    return self._programs.embed(
-      self._weights, streams, jnp.zeros(1, jnp.int32), self._asked.prompt
-    )
+    if self._embedded is None:
+      root = rng.root(self._asked.settings.seed)
+      streams = rng.Streams(root, jnp.zeros((), jnp.int32))
+      self._embedded = self._programs.embed(
+        self._weights, streams, jnp.zeros(1, jnp.int32), self._asked.prompt
+      )
+    return self._embedded
 
   def _latents(
     self,
-    embedding: jax.Array,
-    root: jax.Array,
     given: edit_input.Window,
     mask: edit_input.Window | None,
     depth: edit_input.Window | None,
-    before: jax.Array | None,
+    before: np.ndarray | None,
   ) -> jax.Array:
-    """Latents [1,T,h,w,c] of a window, `before` being those of the one before."""
+    """Latents [1,T,h,w,c] of a window that begins with those `before` [1,m,h,w,c]."""
     asked, size, system = self._asked, self._window, self._programs.system
     sides = [side // system.downsample[1] for side in self._size]
-    known = jnp.zeros((1, size, *sides, system.latent_shape[-1]))
+    known = np.zeros((1, size, *sides, system.latent_shape[-1]), np.float32)
     if before is not None:
-      known = known.at[:, : given.fresh].set(before[:, size - given.fresh :])
+      known[:, : given.fresh] = before
     video = inside = level = None
     if mask is not None or asked.chain.start != "noise":
       video = edit_input.fit(given.frames, *self._size)[None]
@@ -189,7 +236,9 @@ class Edit:
       depth=None if depth is None else depth.frames[None],
       level=level,
     )
-    return self._programs.edit(self._weights, root, embedding, window, asked.chain)
+    return self._programs.edit(
+      self._weights, rng.root(asked.settings.seed), self._embedding(), window, asked.chain
+    )
 
 
 def plan(
@@ -201,6 +250,8 @@ def plan(
   image: Any = None,
   mask: Any = None,
   depth: Any = None,
+  listener: watching.Listener,
+  callback: watching.Callback | None = None,
   **knobs: Any,
 ) -> Edit:
   """Reads and checks all that an edit needs.
@@ -215,6 +266,8 @@ def plan(
       bool or uint8; None edits all.
     depth: a path of a grey video or of DPT-Large's weights, or inverse depth [T,H,W];
       None: by the network that the run was trained with.
+    listener: of the model.
+    callback: called at each step of a window's chain.
     **knobs: as of `Model.generate`; also structure_level, temporal_guidance, start and
       strength. `frames` is the length of a window, `shared` what two of them share.
 
@@ -231,9 +284,12 @@ def plan(
   pictures, notes = inputs.content(data, seed, 1, images, [text])
   given = inputs.Given([text], [-1], pictures, None)
   prompt = model.prompt(given, np.zeros(1, np.int32), settings.structure_level)
-  asked = Request(
-    settings, prompt, knobs_lib.edit(settings), video, mask, depth, model.fps
-  )
+  chain = knobs_lib.edit(settings)
+  sampler = watching.watched(chain.sampler, listener, callback)
+  chain = dataclasses.replace(chain, sampler=sampler)
+  steps = len(gen1_edit.grid(model.system, chain)) - 1
+  around = watching.around_units(listener, callback, steps)
+  asked = Request(settings, prompt, chain, video, mask, depth, model.fps, around)
   planned = Edit(programs, model.weights, model.config, asked)
   planned.notes[:0] = notes
   return planned

@@ -151,12 +151,12 @@ class Journal:
 
     Args:
       frames: [n,H,W,3] uint8, before they were encoded.
-      carry: float32 arrays by name; stored in the unit's shard.
+      carry: float32 or uint8 arrays by name; stored in the unit's shard.
       seconds: how long the unit took.
     """
     for name, array in carry.items():
-      if array.dtype != np.float32:
-        raise ValueError(f"carry {name!r} is {array.dtype}; shards hold float32")
+      if array.dtype not in (np.float32, np.uint8):
+        raise ValueError(f"carry {name!r} is {array.dtype}; shards hold float32 and uint8")
     index = len(self.units)
     media.atomically(
       self.latents(index), lambda partial: np.savez(partial, **carry)

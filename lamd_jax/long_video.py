@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+import contextlib
 import functools
 from typing import Any
 
@@ -52,6 +54,7 @@ class LongVideo:
     seed: int,
     number: int,
     overlap: int,
+    around: Callable[[int], contextlib.AbstractContextManager[None]],
   ):
     """Plans the video; nothing is computed.
 
@@ -62,7 +65,9 @@ class LongVideo:
       seed: of the run.
       number: of the video; each number is another one.
       overlap: latents that decoding blends at a seam.
+      around: called with a unit's number; what it returns stands around its chains.
     """
+    self._around = around
     self._programs, self._weights = programs, weights
     self._system = system = programs.system
     self._how = programs.settings.how
@@ -74,7 +79,8 @@ class LongVideo:
 
   def unit(self, k: int, carry: Carry) -> tuple[np.ndarray, Carry]:
     """Returns the frames [n,H,W,3] uint8 that unit k finishes, and its carry."""
-    latents, left = self._latents(k, carry)
+    with self._around(k):
+      latents, left = self._latents(k, carry)
     overlap = self._overlap
     if k:
       context, tail = carry["latents"][len(carry["latents"]) - overlap :], carry["tail"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `generate` tells while it works, and the seeds of single clips."""
+"""What a model tells while it works, and the seeds of single clips."""
 
 from __future__ import annotations
 
@@ -21,10 +21,38 @@ from lamd_jax.errors import ConfigError
 from lamd_jax.systems import sampling
 
 Progress = Callable[[int, int], None]  # clips done, clips in all
-# Step 0, ..., steps-1; steps; states [B,t,h,w,c] float32 before the step.
-Callback = Callable[[int, int, np.ndarray], None]
+# What stands around the chains of a unit; given the unit's number.
+Around = Callable[[int], contextlib.AbstractContextManager[None]]
 
 _WIDTH = 24  # of the bar, characters
+
+
+class States(np.ndarray):
+  """States [B,t,h,w,c] float32 of chains before a step, and whose they are.
+
+  Attributes:
+    unit: which batch of clips, unit of a long video or window of an edit, from 0.
+    video: which of several long videos, from 0.
+  """
+
+  unit = 0
+  video = 0
+
+  def __array_finalize__(self, source: Any) -> None:
+    if isinstance(source, States):
+      self.unit, self.video = source.unit, source.video
+
+
+# Step 0, ..., steps-1; steps; the states before the step.
+Callback = Callable[[int, int, States], None]
+
+
+def _tell(
+  callback: Callback, step: int, steps: int, states: np.ndarray, unit: int, video: int
+) -> None:
+  told = states.view(States)
+  told.unit, told.video = unit, video
+  callback(step, steps, told)
 
 
 class Listener:
@@ -35,12 +63,16 @@ class Listener:
   """
 
   def __init__(self):
-    self._tell: Callback | None = None
+    self._tell: Callable[[int, int, np.ndarray], None] | None = None
 
   def __call__(self, position: Any, states: Any) -> None:
-    # Heun asks its network twice at a position; the second time is no step.
     position = float(position)
-    if self._tell is None or self._error is not None or position in self._seen:
+    if self._tell is None or self._error is not None:
+      return
+    if len(self._seen) >= self._steps and position == self._seen[0]:
+      self._seen = []  # a program may run one chain after another
+    # Heun asks its network twice at a position; the second time is no step.
+    if position in self._seen:
       return
     self._seen.append(position)
     step = len(self._seen) - 1
@@ -51,8 +83,10 @@ class Listener:
         self._error = error
 
   @contextlib.contextmanager
-  def chain(self, tell: Callback, steps: int) -> Iterator[None]:
-    """Passes the steps of the chain that is run inside on to `tell`."""
+  def chain(
+    self, tell: Callable[[int, int, np.ndarray], None], steps: int
+  ) -> Iterator[None]:
+    """Passes the steps of the chains that are run inside on to `tell`."""
     self._tell, self._steps = tell, steps
     self._seen: list[float] = []
     self._error: BaseException | None = None
@@ -100,15 +134,10 @@ class Watch:
     self, listener: Listener, progress: Progress | bool, callback: Callback | None,
     settings: ConfigDict,
   ):  # fmt: skip
-    if callback is not None and settings.long != "none":
-      raise ConfigError(
-        f"callback: not with long={settings.long}; iterate over Model.long_video, whose"
-        " units come as they are done"
-      )
     self._listener, self._callback = listener, callback
     self._bar = Bar() if progress is True else None
     self._progress = progress if callable(progress) else None
-    self._settings = settings
+    self._settings, self._batches = settings, 0
     if self._bar:
       self._bar.begin(settings.n)
 
@@ -121,8 +150,8 @@ class Watch:
     return dataclasses.replace(found, watch=self._listener) if self._watched else found
 
   @contextlib.contextmanager
-  def chain(self) -> Iterator[None]:
-    """Around the run of a chain."""
+  def chain(self, steps: int) -> Iterator[None]:
+    """Around the run of a batch's chain of so many steps."""
     if not self._watched:
       yield
       return
@@ -131,10 +160,11 @@ class Watch:
       if self._bar:
         self._bar.steps(step, steps, len(states))
       if self._callback is not None:
-        self._callback(step, steps, states)
+        _tell(self._callback, step, steps, states, self._batches, 0)
 
-    with self._listener.chain(tell, self._settings.steps):
+    with self._listener.chain(tell, steps):
       yield
+    self._batches += 1
 
   def each(self, videos: Sequence[Any]) -> Iterator[Any]:
     """Yields videos, and tells when each is done with."""
@@ -148,6 +178,28 @@ class Watch:
       self._bar.clips(done, self._settings.n)
     elif self._progress:
       self._progress(done, self._settings.n)
+
+
+def around_units(
+  listener: Listener, callback: Callback | None, steps: int, video: int = 0
+) -> Around:
+  """Returns what lets `callback` hear the chains of each unit of a video."""
+  if callback is None:
+    return lambda unit: contextlib.nullcontext()
+
+  def around(unit: int) -> contextlib.AbstractContextManager[None]:
+    return listener.chain(
+      lambda *heard: _tell(callback, *heard, unit, video), steps
+    )
+
+  return around
+
+
+def watched(
+  found: sampling.SamplerSettings, listener: Listener, callback: Callback | None
+) -> sampling.SamplerSettings:
+  """A chain's settings; unheard, the compiled program has no trace of listening."""
+  return found if callback is None else dataclasses.replace(found, watch=listener)
 
 
 def split_seeds(

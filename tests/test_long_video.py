@@ -58,6 +58,54 @@ def test_longer_videos_begin_alike_and_compile_nothing_new(model, long):
   np.testing.assert_array_equal(whole[:12], short[:12])
 
 
+def test_a_callback_knows_the_unit_of_its_chains(model, monkeypatch):
+  """A stand-in for the chains asks as they would; the slow test has the true ones."""
+  heard = []
+  tell = lambda step, steps, states: heard.append((states.unit, step, steps))
+  video = plan(model, "hierarchical", 31, callback=tell)
+
+  def chains(k, carry):
+    for position in (9.0, 4.0, 9.0, 4.0):  # keyframes, then gaps
+      video._programs.settings.sampler.watch(position, np.zeros((1, 3, 4, 4, 2)))
+    return np.zeros((6, 4, 4, 2), np.float32), {}
+
+  monkeypatch.setattr(video, "_latents", chains)
+  decoded = (np.zeros((12, 16, 16, 3), np.uint8), np.zeros((2, 16, 16, 3)))
+  monkeypatch.setattr(video._programs, "decode", lambda *_: decoded)
+  list(api.stream(video))
+  expected = [(k, step, 2) for k in range(video.units) for step in (0, 1, 0, 1)]
+  assert heard == expected and video.units > 1
+  video.unit(0, {})
+  assert len(heard) == len(expected) + 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "long, chains", [("autoregressive", 1), ("hierarchical", 2), ("sliding", 1)]
+)
+def test_callbacks_hear_the_chains_of_every_unit(model, long, chains):
+  heard = []
+  tell = lambda step, steps, states: heard.append((states.unit, step, steps))
+  watched = np.concatenate(list(api.stream(plan(model, long, 31, callback=tell))))
+  video = plan(model, long, 31)
+  np.testing.assert_array_equal(watched, np.concatenate(list(api.stream(video))))
+  # All of a sliding video is one chain, run by its first unit.
+  units = 1 if long == "sliding" else video.units
+  expected = [(k, step, 2) for k in range(units) for _ in range(chains) for step in (0, 1)]
+  assert heard == expected and video.units > 1
+
+
+@pytest.mark.slow
+def test_several_videos_are_told_apart(model):
+  heard = set()
+  model.generate(
+    2, long="autoregressive", frames=12, steps=2, noise_level=10, spacing="trailing",
+    callback=lambda step, steps, states: heard.add((states.video, states[0].unit)),
+  )  # fmt: skip
+  units = plan(model, "autoregressive", 12).units
+  assert heard == {(video, unit) for video in (0, 1) for unit in range(units)}
+
+
 @pytest.mark.parametrize("long", ["autoregressive", "hierarchical", "sliding"])
 def test_a_unit_is_a_function_of_its_carry(model, long):
   video = plan(model, long, 40)

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gen-1 through the command: edits of any length, masks, starts, subjects, refusals."""
 
+import contextlib
+import io
 import json
+import os
+import signal
 
 import av
 from etils import epath
@@ -12,13 +16,18 @@ import pytest
 import tiny
 
 import lamd_jax
+from lamd_jax import config as config_lib
 from lamd_jax import editing
 from lamd_jax import main
 from lamd_jax import media
 from lamd_jax import run_folder
 from lamd_jax.data import pipeline
+from lamd_jax.errors import ConfigError
+from lamd_jax.modes import edit
 from lamd_jax.systems import gen1
 from lamd_jax.systems import gen1_customise
+from lamd_jax.systems import gen1_edit
+from lamd_jax.systems import sampling
 from lamd_jax.tools import customise
 from lamd_jax.training import checkpoints
 
@@ -107,36 +116,142 @@ def _knobs(inputs, **more):
               structure_level=1, **more)  # fmt: skip
 
 
-def test_an_edited_video_keeps_size_times_and_sound(
-  run, model, inputs, tmp_path, capsys
-):
-  code = _main(
+def _edit(run, inputs, out):
+  return _main(
     f"--workdir={run}", *SAMPLE, f"--sample.video={inputs / 'in.mp4'}",
     f"--sample.depth={inputs / 'depth.mp4'}", f"--sample.image={inputs / 'look.png'}",
-    f"--sample.out={tmp_path / 'out'}",
+    f"--sample.out={out}",
   )  # fmt: skip
-  said = capsys.readouterr().out
-  assert code == 0
-  assert "38x20 is edited at 32x16" in said and "edited 7/7 frames" in said
-  found = {path.name for path in (tmp_path / "out").iterdir()}
-  assert found == {"edited.mp4", "side_by_side.mp4", "index.html", "samples.json"}
-  with av.open(str(tmp_path / "out" / "edited.mp4")) as made:
+
+
+@pytest.fixture(scope="module")
+def edited(run, inputs, tmp_path_factory):
+  """The folder of an edit, and what was said of it."""
+  out, said = tmp_path_factory.mktemp("edited") / "out", io.StringIO()
+  with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+    assert _edit(run, inputs, out) == 0
+  return out, said.getvalue()
+
+
+def test_an_edited_video_keeps_size_times_and_sound(edited, model, inputs):
+  out, said = edited
+  assert "38x20 is edited at 32x16" in said and "7/7 frames" in said
+  assert {path.name for path in out.iterdir()} == {
+    "edited.mp4", "side_by_side.mp4", "index.html", "samples.json", "journal.json",
+    "segments", "latents",
+  }  # fmt: skip
+  with av.open(str(out / "edited.mp4")) as made:
     assert made.streams.video[0].average_rate == media.rate(12.5)
     assert made.streams.audio[0].codec_context.name == "aac"
-  video, _ = media.read_video(tmp_path / "out" / "edited.mp4")
+  video, _ = media.read_video(out / "edited.mp4")
   same = model.edit(inputs / "in.mp4", **_knobs(inputs))
   assert video.shape == same.frames.shape == (FRAMES, HEIGHT, WIDTH, 3)
   # H.264, whose colours are coarser, lies between.
   bright = lambda frames: frames.mean(-1).ravel()
   assert np.corrcoef(bright(video), bright(same.frames))[0, 1] > 0.9
-  beside, _ = media.read_video(tmp_path / "out" / "side_by_side.mp4")
+  beside, _ = media.read_video(out / "side_by_side.mp4")
   assert beside.shape == (FRAMES, HEIGHT, 3 * WIDTH, 3)
   depth = beside[:, :, WIDTH : 2 * WIDTH]
   assert depth[3, 10, 17].min() > 200 and depth[3, 2, 30].max() < 40  # square, ground
-  page = (tmp_path / "out" / "index.html").read_text()
+  page = (out / "index.html").read_text()
   assert "side_by_side.mp4" in page and "input, depth, output" in page
-  record = json.loads((tmp_path / "out" / "samples.json").read_text())
+  record = json.loads((out / "samples.json").read_text())
   assert record["sample"]["structure_level"] == 1
+
+
+def _hashes(folder):
+  units = json.loads((folder / "journal.json").read_text())["units"]
+  return [(unit["frames"], unit["frames_sha256"]) for unit in units]
+
+
+def test_a_broken_off_edit_continues_to_the_same_frames(
+  run, model, edited, inputs, tmp_path, capsys, monkeypatch
+):
+  whole, broken = edited[0], tmp_path / "broken"
+  sample = config_lib.sample_defaults()
+  sample.update(
+    steps=2, structure_level=1, out=str(broken), image=str(inputs / "look.png"),
+    video=str(inputs / "in.mp4"), depth=str(inputs / "depth.mp4"),
+  )  # fmt: skip
+
+  def again():
+    return edit.run(model, model.config, run, sample, [""])
+  unit, made = editing.Edit.unit, []
+
+  def breaks(self, k, carry):
+    made.append(k)
+    if made == [0, 1]:
+      os.kill(os.getpid(), signal.SIGTERM)  # the window is finished
+    if made == [0, 1, 2]:
+      raise OSError("the machine went away")  # this one is lost
+    return unit(self, k, carry)
+
+  monkeypatch.setattr(editing.Edit, "unit", breaks)
+  before = signal.getsignal(signal.SIGTERM)
+  assert again() == 75
+  assert not (broken / "edited.mp4").exists()
+  with pytest.raises(OSError, match="went away"):
+    again()
+  assert len(_hashes(broken)) == 2
+  assert again() == 0
+  signal.signal(signal.SIGTERM, before)
+  assert made == [0, 1, 2, 2] and "continues after frame 3 of 7" in capsys.readouterr().out
+  assert _hashes(broken) == _hashes(whole) and len(_hashes(whole)) == 3
+  ours, theirs = (media.read_video(f / "edited.mp4")[0] for f in (broken, whole))
+  assert ours.shape == theirs.shape and abs(ours.astype(int) - theirs).mean() < 2
+  # What is finished stays, other settings go elsewhere.
+  assert again() == 0 and made == [0, 1, 2, 2]
+  assert "7 frames, finished before" in capsys.readouterr().out
+  sample.seed = 1
+  with pytest.raises(ConfigError, match="seed=1: the stream in"):
+    again()
+
+
+def test_windows_tell_the_callback_their_number(model, inputs, monkeypatch):
+  """A stand-in for the chain asks as it would; the slow test below has the true one."""
+  heard = []
+  tell = lambda step, steps, states: heard.append((states.unit, step, steps, states[0]))
+  planned = model.plan_edit(_clip(), callback=tell, **_knobs(inputs))
+
+  def chain(weights, root, embedding, window, settings):
+    for position in (9.0, 4.0, 4.0):  # Heun asks twice
+      settings.sampler.watch(position, window.number)
+    return window.known
+
+  monkeypatch.setattr(model._edits, "edit", chain)
+  carry = {}
+  for k in range(planned.units):
+    _, carry = planned.unit(k, carry)
+  starts = (0, 2, 3)
+  expected = [(k, step, 2) for k in range(3) for step in (0, 1)]
+  assert [row[:3] for row in heard] == expected
+  assert [row[3][0] for row in heard] == [start for start in starts for _ in (0, 1)]
+
+
+@pytest.mark.slow
+def test_callbacks_hear_every_window_and_change_nothing(model, inputs):
+  heard = []
+  tell = lambda step, steps, states: heard.append((states.unit, step, steps))
+  watched = model.edit(_clip(), callback=tell, **_knobs(inputs)).frames
+  np.testing.assert_array_equal(watched, model.edit(_clip(), **_knobs(inputs)).frames)
+  assert heard == [(unit, step, 2) for unit in range(3) for step in range(2)]
+
+  def stop(step, steps, states):
+    if states.unit == 1:
+      raise KeyboardInterrupt("enough")
+
+  planned = model.plan_edit(_clip(), callback=stop, **_knobs(inputs))
+  with pytest.raises(KeyboardInterrupt, match="enough"):
+    list(planned.edited(lambda *_: None))
+
+
+def test_an_edit_that_starts_from_the_input_tells_of_the_steps_it_has(model):
+  chain = gen1_edit.EditSettings(
+    sampling.SamplerSettings("ddim", 10, 0.0, "trailing", 1.0, 1.0), "input", 0.35
+  )
+  places = gen1_edit.grid(model.system, chain)
+  top = 0.35 * (model.system.process.schedule.steps - 1)
+  assert places[0] == top and len(places) - 1 < 10 and places[-1] == -1
 
 
 def test_windows_go_on_from_each_other(model, inputs):
@@ -258,18 +373,15 @@ def test_bad_input_is_one_line_and_leaves_nothing(
   assert not (tmp_path / "o").exists()
 
 
-def test_an_edit_that_breaks_leaves_nothing(run, inputs, tmp_path, monkeypatch):
-  def broken(self, progress):
-    yield _clip()[0]
+def test_an_edit_that_breaks_at_once_leaves_nothing(
+  run, inputs, tmp_path, monkeypatch
+):
+  def broken(self, k, carry):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(editing.Edit, "edited", broken)
-  code = _main(
-    f"--workdir={run}", *SAMPLE, f"--sample.video={inputs / 'in.mp4'}",
-    f"--sample.depth={inputs / 'depth.mp4'}", f"--sample.image={inputs / 'look.png'}",
-    f"--sample.out={tmp_path / 'o'}",
-  )  # fmt: skip
-  assert code == 130 and not (tmp_path / "o").exists()
+  monkeypatch.setattr(editing.Edit, "unit", broken)
+  assert _edit(run, inputs, tmp_path / "o") == 130
+  assert not (tmp_path / "o").exists()
 
 
 @pytest.fixture(scope="module")

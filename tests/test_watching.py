@@ -54,6 +54,7 @@ def test_callbacks_see_every_step_of_every_batch_and_change_nothing(model, sampl
   np.testing.assert_array_equal(watched, _frames(model.generate(3, **knobs)))
   assert [step for step, _, _ in heard] == [0, 1, 2, 3, 0, 1, 2, 3]
   assert {steps for _, steps, _ in heard} == {4}
+  assert [states.unit for _, _, states in heard] == [0] * 4 + [1] * 4  # batches
   # The first state is pure noise: that of the named stream, for clips 0 and 1.
   start = rng.Streams(rng.root(3), 0).normal(
     "start", np.arange(2), heard[0][2].shape[1:]

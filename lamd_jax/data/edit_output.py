@@ -7,12 +7,14 @@ memory does not grow with the length.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 import os
 import pathlib
 
 import av
+from av.container import InputContainer
+from av.container import OutputContainer
 from av.video.reformatter import VideoReformatter
 import numpy as np
 
@@ -59,23 +61,116 @@ def write(
     DataError: the sound cannot be read.
     ValueError: frames of another size or number.
   """
-  clock = video.time_base.denominator
-  clock *= -(-_FINEST // clock)  # a tick of the video is a whole number of these
-  options = {"movflags": "+faststart", "video_track_timescale": str(clock)}
+  clock = _clock(video)
+
+  def write_to(container: OutputContainer, source: InputContainer) -> None:
+    stream = _add_stream(container, video, {})
+    sound = _sound(source, container, video)
+    _interleave(container, _pictures(stream, video, frames, clock), sound)
+
+  _beside(path, video, clock, write_to)
+
+
+def write_segment(
+  path: str | os.PathLike[str], video: UserVideo, frames: np.ndarray
+) -> None:
+  """Writes some of the frames, [n,H,W,3] uint8, as an mp4 that `join` can join.
+
+  It begins with a keyframe and has no B-frames, so that its pictures lie in the order
+  in which they are shown; times and sound come when it is joined.
+  """
+  frames = media.even(media.check_frames(frames))
+  converter = VideoReformatter()
 
   def write_to(partial: pathlib.Path) -> None:
+    with av.open(str(partial), "w") as container:
+      stream = _add_stream(container, video, {"bf": "0"})
+      for number, frame in enumerate(frames):
+        picture = media.to_yuv(converter, frame)
+        picture.pts, picture.time_base = number, video.time_base
+        container.mux(stream.encode(picture))
+      container.mux(stream.encode())
+
+  media.atomically(path, write_to)
+
+
+def join(
+  path: str | os.PathLike[str], video: UserVideo,
+  segments: Sequence[str | os.PathLike[str]],
+) -> None:  # fmt: skip
+  """Writes an mp4 of all segments, as `write` does of frames; nothing is encoded again.
+
+  Raises:
+    DataError: the sound cannot be read.
+    ValueError: the segments do not have the video's number of frames.
+  """
+  clock = _clock(video)
+
+  def write_to(container: OutputContainer, source: InputContainer) -> None:
+    with av.open(str(segments[0])) as first:
+      stream = container.add_stream_from_template(first.streams.video[0], opaque=True)
+    sound = _sound(source, container, video)
+    _interleave(container, _copied(stream, video, segments, clock), sound)
+
+  _beside(path, video, clock, write_to)
+
+
+def _clock(video: UserVideo) -> int:
+  """Ticks a second of the file; a tick of the video is a whole number of them."""
+  clock = video.time_base.denominator
+  return clock * -(-_FINEST // clock)
+
+
+def _beside(
+  path: str | os.PathLike[str], video: UserVideo, clock: int,
+  write_to: Callable[[OutputContainer, InputContainer], None],
+) -> None:  # fmt: skip
+  """Opens the mp4 that is to be, and the file that its sound comes from."""
+  options = {"movflags": "+faststart", "video_track_timescale": str(clock)}
+
+  def write_file(partial: pathlib.Path) -> None:
     with (
       av.open(str(partial), "w", options=options) as container,
       video_file.open_file(video.path) as source,
     ):
-      height, width = video.height + video.height % 2, video.width + video.width % 2
-      stream = media.add_h264(container, video.rate, height, width, {})
-      stream.codec_context.time_base = video.time_base
-      stream.codec_context.sample_aspect_ratio = video.pixel_aspect
-      sound = _sound(source, container, video)
-      _interleave(container, _pictures(stream, video, frames, clock), sound)
+      write_to(container, source)
 
-  media.atomically(path, write_to)
+  media.atomically(path, write_file)
+
+
+def _add_stream(
+  container: OutputContainer, video: UserVideo, options: dict[str, str]
+) -> av.VideoStream:
+  height, width = video.height + video.height % 2, video.width + video.width % 2
+  stream = media.add_h264(container, video.rate, height, width, options)
+  stream.codec_context.time_base = video.time_base
+  stream.codec_context.sample_aspect_ratio = video.pixel_aspect
+  return stream
+
+
+def _copied(
+  stream: av.VideoStream, video: UserVideo,
+  segments: Sequence[str | os.PathLike[str]], clock: int,
+) -> Iterator[av.Packet]:  # fmt: skip
+  """Yields the segments' packets one after the other, at the video's times."""
+  scale, start = int(video.time_base * clock), round(video.start * clock)
+  ticks = [*video.ticks.tolist(), int(2 * video.ticks[-1] - video.ticks[-2])]
+  number = 0
+  for path in segments:
+    with av.open(str(path)) as segment:
+      for packet in segment.demux(segment.streams.video[0]):
+        if packet.dts is None:  # the end, no packet
+          continue
+        if number == video.n_frames:
+          raise ValueError(f"{path}: holds more than the video's {number} frames")
+        packet.time_base = Fraction(1, clock)
+        packet.pts = packet.dts = ticks[number] * scale + start
+        packet.duration = (ticks[number + 1] - ticks[number]) * scale
+        packet.stream = stream
+        number += 1
+        yield packet
+  if number != video.n_frames:
+    raise ValueError(f"segments hold {number} frames, the video has {video.n_frames}")
 
 
 def _pictures(
@@ -110,8 +205,8 @@ def _pictures(
 
 
 def _sound(
-  source: av.container.InputContainer,
-  container: av.container.OutputContainer,
+  source: InputContainer,
+  container: OutputContainer,
   video: UserVideo,
 ) -> Iterator[av.Packet]:
   """Adds the sound streams at once; returns the packets that they are to get."""
@@ -126,7 +221,7 @@ def _sound(
 
 
 def _aac(
-  container: av.container.OutputContainer, source: av.AudioStream
+  container: OutputContainer, source: av.AudioStream
 ) -> av.AudioStream:
   rate = source.codec_context.sample_rate
   # The lowest that loses nothing, else the highest there is.
@@ -136,7 +231,7 @@ def _aac(
 
 
 def _packets(
-  source: av.container.InputContainer,
+  source: InputContainer,
   made: dict[int, tuple[av.AudioStream, bool]],
   video: UserVideo,
 ) -> Iterator[av.Packet]:
@@ -169,7 +264,7 @@ def _encoded(packet: av.Packet, stream: av.AudioStream) -> Iterator[av.Packet]:
 
 
 def _interleave(
-  container: av.container.OutputContainer,
+  container: OutputContainer,
   pictures: Iterator[av.Packet],
   sound: Iterator[av.Packet],
 ) -> None:

@@ -5,14 +5,18 @@
   side_by_side.mp4  input, depth, output, also with the sound
   index.html        both, and the settings
   samples.json      what was asked
+  journal.json      the windows that are finished, in segments/ and latents/: the same
+                    command, broken off and started again, goes on after the last one
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+import hashlib
 import json
 import pathlib
 import time
+from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -27,11 +31,16 @@ from lamd_jax import run_folder
 from lamd_jax.data import edit_input
 from lamd_jax.data import edit_output
 from lamd_jax.errors import ConfigError
+from lamd_jax.journal import Journal
+from lamd_jax.modes import units
+from lamd_jax.training import preemption
 
 EDITED, BESIDE = "edited.mp4", "side_by_side.mp4"
 # What does not change the frames, and what `plan_edit` takes beside its knobs.
-_OF_FILES = ("n", "weights", "formats", "out")
+_OF_FILES = ("n", "weights", "formats", "out", "lora", "lora_weight")
 _INPUTS = ("video", "text", "image", "mask", "depth")
+_FILES = ("video", "image", "mask", "depth")
+_OF_FRAMES = ("n", "formats", "out")  # all others change them
 _PANEL = 360  # pixels, the most rows of the three pictures side by side
 
 
@@ -54,7 +63,7 @@ def _panels(planned: editing.Edit, edited: pathlib.Path) -> Iterator[np.ndarray]
   """Yields input, depth and output side by side, [h,n w,3] uint8."""
   height, width = _panel(planned.video)
   fitted = lambda frame: edit_input.fit(frame[None], height, width)[0]
-  rows = [planned.frames(), edit_input.frames(edit_input.probe(edited))]
+  rows = [planned.input_frames(), edit_input.frames(edit_input.probe(edited))]
   if (depth := planned.depth_frames()) is not None:
     rows.insert(1, (np.repeat(frame, 3, axis=-1) for frame in depth))
   # An odd side was made even in the file that is read again.
@@ -67,16 +76,48 @@ def _panel(video: edit_input.UserVideo) -> tuple[int, int]:
   return max(2, round(shrunk * video.height)), max(2, round(shrunk * video.width))
 
 
-def _write(planned: editing.Edit, folder: pathlib.Path) -> None:
-  def show(done: int, total: int) -> None:
-    print(f"\redited {done}/{total} frames", end="", flush=True)
+def _settings(
+  sample: ConfigDict, config: ConfigDict, text: str
+) -> dict[str, Any]:
+  """All that the frames depend on, as the journal holds it."""
+  chosen = {k: v for k, v in sample.items() if k not in _OF_FRAMES}
+  files = {}
+  for key in _FILES:
+    path = pathlib.Path(sample[key] or ".")
+    if path.is_file():
+      with path.open("rb") as file:
+        files[key] = hashlib.file_digest(file, "sha256").hexdigest()
+  run_hash = run_folder.config_hash(config)
+  return {**chosen, "text": text, "sha256": files, "config_hash": run_hash}
 
-  edit_output.write(folder / EDITED, planned.video, planned.edited(show))
-  print(flush=True)
-  height, width = _panel(planned.video)
+
+def _digest(settings: dict[str, Any]) -> str:
+  text = json.dumps(settings, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:6]
+
+
+def _write(planned: editing.Edit, journal: Journal, stop: preemption.Stop) -> None:
+  """Makes the windows that the journal lacks, and the two videos of them."""
+  folder, video = journal.folder, planned.video
+  segment = lambda: journal.segment(len(journal.units))
+  units.make(
+    planned, journal,
+    write=lambda begin, frames: edit_output.write_segment(segment(), video, frames),
+    after=lambda: None, stop=stop,
+  )  # fmt: skip
+  paths = [journal.segment(unit.index) for unit in journal.units]
+  edit_output.join(folder / EDITED, video, paths)
+  height, width = _panel(video)
   count = 2 if planned.depth_frames() is None else 3
-  wide = planned.video._replace(height=height, width=count * width)
+  wide = video._replace(height=height, width=count * width)
   edit_output.write(folder / BESIDE, wide, _panels(planned, folder / EDITED))
+
+
+def _remove_if_empty(folder: pathlib.Path) -> None:
+  """Removes a folder in which nothing was finished."""
+  for part in (folder / "segments", folder / "latents", folder):
+    if part.is_dir() and not any(part.iterdir()):
+      part.rmdir()
 
 
 def run(
@@ -88,12 +129,19 @@ def run(
 ) -> int:
   """Edits `sample.video` as `--sample.*` says; returns the exit code.
 
-  Files get their names when they are whole; what is broken off leaves none.
+  Files get their names when they are whole; what is broken off leaves the windows that
+  were finished, and nothing if none was.
   """
   _check(sample, texts)
   stem = pathlib.Path(sample.video).stem
+  settings = _settings(sample, config, texts[0])
   name = f"edit-{stem}-{sample.sampler}-{sample.steps}-seed{sample.seed}"
+  name += f"-{_digest(settings)}"  # another prompt is another folder
   folder = pathlib.Path(sample.out or workdir / "samples" / name)
+  journal = Journal(folder, settings)
+  if journal.finished():
+    print(f"{folder / EDITED}: {journal.frames} frames, finished before", flush=True)
+    return 0
   knobs = {k: v for k, v in sample.items() if k not in _OF_FILES + _INPUTS}
   started = time.monotonic()
   planned = model.plan_edit(
@@ -104,10 +152,11 @@ def run(
   for note in notes:
     print(note, flush=True)
   try:
-    _write(planned, folder)
+    _write(planned, journal, preemption.Stop().install())
+  except preemption.Preempted:
+    return preemption.EXIT_CODE
   finally:
-    if folder.is_dir() and not any(folder.iterdir()):
-      folder.rmdir()
+    _remove_if_empty(folder)
   print(f"in {time.monotonic() - started:.1f} s, compilation included", flush=True)
   record = {
     "sample": sample.to_dict(),
@@ -122,5 +171,6 @@ def run(
   page = gallery.write_page(
     folder, f"An edit of {stem}", figures, 1, [], {**sample, "notes": "; ".join(notes)}
   )
+  journal.finish(EDITED)  # last: whoever starts again has nothing to do then
   print(f"video {folder / EDITED}, page {page}", flush=True)
   return 0

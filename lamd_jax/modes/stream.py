@@ -1,24 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes a long video unit by unit into a folder that can be watched while it grows.
 
-A run that was broken off continues after its last finished unit: a unit is a function
-of its number and of the arrays the unit before left, and those are on disk. Nothing
+A run that was broken off continues after its last finished unit (units.py). Nothing
 here holds more than the frames of one unit and a sheet of small pictures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-import contextlib
+from collections.abc import Mapping, Sequence
 import json
 import os
 import pathlib
-import signal
-import sys
-import threading
 import time
-import types as python_types
-from typing import Any, Protocol, TextIO
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -29,7 +23,7 @@ from lamd_jax import segments
 from lamd_jax import stream_page
 from lamd_jax.journal import Journal
 from lamd_jax.journal import frames_sha256
-from lamd_jax.training import console
+from lamd_jax.modes import units
 from lamd_jax.training import preemption
 
 SHEET_SECONDS = 5.0  # between two looks at the whole so far
@@ -37,72 +31,6 @@ SHEET_PICTURES = 24
 SHEET_COLUMNS = 8
 PICTURE_SIDE = 256  # pixels; larger frames are shown smaller
 VIDEO = "video.mp4"
-
-Carry = Mapping[str, np.ndarray]
-
-
-class Stream(Protocol):
-  """A video of `frames` frames, made by `units` units one after the other."""
-
-  frames: int
-  units: int
-
-  def unit(
-    self, k: int, carry: dict[str, np.ndarray]
-  ) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
-    """Returns what unit k finishes.
-
-    Args:
-      k: the unit's number, from 0.
-      carry: what unit k - 1 returned; {} for unit 0.
-
-    Returns:
-      Frames [n,H,W,3] uint8, n >= 1, that follow those of unit k - 1, and the float32
-      arrays that unit k + 1 needs. Both depend on k and `carry` alone.
-    """
-
-
-class Line:
-  """Prints `128/1024 frames  12.4 frames/s  ETA 1:12`, one line for each unit."""
-
-  def __init__(self, total: int, done: int, out: TextIO):
-    """Args: frames in all, frames made by earlier runs, where to print."""
-    self._total, self._out, self._live = total, out, out.isatty()
-    # The clock starts after the first unit, which compiles.
-    self._origin: tuple[int, float] | None = None
-    self._width = 0
-    self._printed = -float("inf")
-    self._print(f"{done}/{total} frames  compiling", time.monotonic())
-
-  def advance(self, done: int) -> None:
-    """`done` frames are finished."""
-    now = time.monotonic()
-    text = f"{done}/{self._total} frames"
-    if self._origin is None:
-      self._origin = (done, now)
-    else:
-      rate = (done - self._origin[0]) / max(1e-9, now - self._origin[1])
-      left = console.duration((self._total - done) / rate)
-      text += f"  {rate:.3g} frames/s  ETA {left}"
-    quiet = not self._live and now - self._printed < console.PLAIN_SECONDS
-    if done >= self._total or not quiet:
-      self._print(text, now)
-
-  def close(self) -> None:
-    """Ends the live line, so that other output starts on its own."""
-    if self._live:
-      self._out.write("\n")
-      self._out.flush()
-
-  def _print(self, text: str, now: float) -> None:
-    self._printed = now
-    if self._live:
-      self._out.write("\r" + text.ljust(self._width))
-      self._width = len(text)
-    else:
-      self._out.write(text + "\n")
-    self._out.flush()
-
 
 class Sheet:
   """Pictures at even distances over the whole video, as many as are finished.
@@ -115,6 +43,12 @@ class Sheet:
     count = min(total, SHEET_PICTURES)
     self._places = np.linspace(0, total - 1, count).round().astype(int)
     self.pictures: list[np.ndarray] = []
+    self._shown = -float("inf")
+
+  def update_at_times(self) -> None:
+    if time.monotonic() - self._shown > SHEET_SECONDS:
+      self.update()
+      self._shown = time.monotonic()
 
   def update(self) -> None:
     """Writes sheet.png."""
@@ -134,7 +68,7 @@ class Sheet:
 
 
 def run(
-  source: Stream,
+  source: units.Stream,
   folder: str | os.PathLike[str],
   fps: float,
   settings: Mapping[str, Any],
@@ -165,59 +99,24 @@ def run(
     if "gif" not in formats or (folder / "video.gif").exists():
       print(f"{folder / VIDEO}: {source.frames} frames, finished before", flush=True)
       return folder / VIDEO
-  elif journal.units:
-    print(
-      f"{folder}: continues after frame {journal.frames} of {source.frames}", flush=True
-    )
   stream_page.write(folder, journal.settings)
   sheet = Sheet(journal, source.frames)
-  with _interrupts(stop) as interrupted:
-    try:
-      _make(source, journal, sheet, fps, formats, stop)
-    except preemption.Preempted:
-      if interrupted():
-        raise KeyboardInterrupt from None
-      raise
-    finally:
-      _write_record(journal)
+
+  def write(begin: int, frames: np.ndarray) -> None:
+    segments.write_segment(journal.segment(len(journal.units)), frames, fps)
+    for name in exact_frames.WRITE.keys() & set(formats):
+      exact_frames.WRITE[name](folder, begin, frames, source.frames)
+
+  def after() -> None:
+    _tell(journal, source.frames)
+    sheet.update_at_times()
+
+  try:
+    units.make(source, journal, write, after, stop)
+  finally:
+    _write_record(journal)
   _join(journal, sheet, source.frames, fps, formats)
   return folder / VIDEO
-
-
-def _make(
-  source: Stream,
-  journal: Journal,
-  sheet: Sheet,
-  fps: float,
-  formats: Sequence[str],
-  stop: preemption.Stop,
-) -> None:
-  """Makes the units that the journal lacks."""
-  if journal.frames == source.frames:
-    return
-  carry: Carry = journal.carry()
-  line = Line(source.frames, journal.frames, sys.stderr)
-  shown = -float("inf")
-  with contextlib.closing(line):
-    while (done := journal.frames) < source.frames:
-      if stop.requested():
-        raise preemption.Preempted
-      k = len(journal.units)
-      if k == source.units:
-        raise ValueError(f"{k} units made {done} of {source.frames} frames")
-      started = time.monotonic()
-      frames, carry = source.unit(k, dict(carry))
-      frames = media.check_frames(frames)[: source.frames - done]
-      # First the files, then the record of them; see journal.py.
-      segments.write_segment(journal.segment(k), frames, fps)
-      for name in exact_frames.WRITE.keys() & set(formats):
-        exact_frames.WRITE[name](journal.folder, done, frames, source.frames)
-      journal.add(frames, carry, time.monotonic() - started)
-      _tell(journal, source.frames)
-      line.advance(journal.frames)
-      if time.monotonic() - shown > SHEET_SECONDS:
-        sheet.update()
-        shown = time.monotonic()
 
 
 def _join(
@@ -277,27 +176,3 @@ def _write_record(journal: Journal) -> None:
   text = json.dumps(record, indent=2) + "\n"
   path = journal.folder / "stream.json"
   media.atomically(path, lambda partial: partial.write_text(text, "utf-8"))
-
-
-@contextlib.contextmanager
-def _interrupts(stop: preemption.Stop) -> Iterator[Any]:
-  """The first Ctrl-C lets the unit finish, the second does not wait for it.
-
-  Gives a function that says whether there was one.
-  """
-  if threading.current_thread() is not threading.main_thread():
-    yield lambda: False  # only the main thread hears signals
-    return
-  heard = []
-
-  def on_interrupt(number: int, frame: python_types.FrameType | None) -> None:
-    if heard:
-      signal.default_int_handler(number, frame)
-    heard.append(number)
-    stop.request()
-
-  before = signal.signal(signal.SIGINT, on_interrupt)
-  try:
-    yield lambda: bool(heard)
-  finally:
-    signal.signal(signal.SIGINT, before)

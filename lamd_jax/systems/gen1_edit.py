@@ -69,6 +69,15 @@ def frame_noise(
   return jax.vmap(of_video)(keys, window.number)
 
 
+def grid(system: gen1.Gen1, settings: EditSettings) -> np.ndarray:
+  """Where an edit's chain stops, [S+1]: it is shorter where it starts from the input."""
+  process, chosen = system.process, settings.sampler
+  found = grid_lib.make(process, chosen.steps, chosen.spacing)
+  if settings.start == "noise":
+    return found
+  return grid_lib.cut(found, settings.strength * (process.schedule.steps - 1))
+
+
 def edit(
   system: gen1.Gen1,
   weights: stage_lib.Frozen,
@@ -94,9 +103,7 @@ def edit(
   shape = window.known.shape[2:]
   prompt = types.Prompt(depth=window.depth, structure_level=window.level)
   told, null = system.conditions(system.diffuser, weights, embedding, prompt)
-  grid = grid_lib.make(process, chosen.steps, chosen.spacing)
-  if settings.start != "noise":
-    grid = grid_lib.cut(grid, settings.strength * (process.schedule.steps - 1))
+  places = grid(system, settings)
   streams = rng.Streams(root, jnp.zeros((), jnp.int32))
   noise = frame_noise(streams, "start", window, shape)
   given = window.known
@@ -110,11 +117,13 @@ def edit(
     inside = latent_mask(window.mask, *shape[:2])
   value = held * window.known + (1 - held) * given
   z = samplers.SAMPLERS[chosen.sampler](
-    system.guided(system.diffuser, weights, null, chosen),
+    sampling.watched(
+      system.guided(system.diffuser, weights, null, chosen), chosen.watch
+    ),
     process,
-    _start(system, weights, settings.start, given, noise, null, grid),
+    _start(system, weights, settings.start, given, noise, null, places),
     told,
-    grid=grid,
+    grid=places,
     noise=lambda i: frame_noise(rng.Streams(root, i), "chain", window, shape),
     eta=chosen.eta,
     constraint=constraints.masked(

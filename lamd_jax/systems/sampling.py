@@ -50,10 +50,8 @@ def chain(
   Entry i depends on the streams and on index[i] alone, not on its batch. `denoise` is
   guided already; `settings.guidance` is for who calls.
   """
-  if settings.watch is not None:
-    denoise = _watched(denoise, settings.watch)
   return samplers.SAMPLERS[settings.sampler](
-    denoise,
+    watched(denoise, settings.watch),
     process,
     streams.normal("start", index, shape),
     conditions,
@@ -65,9 +63,13 @@ def chain(
   )
 
 
-def _watched(
-  denoise: chain_lib.Denoiser, watch: Callable[[Any, Any], None]
+def watched(
+  denoise: chain_lib.Denoiser, watch: Callable[[Any, Any], None] | None
 ) -> chain_lib.Denoiser:
+  """Tells `watch` of each call; without one `denoise` is returned as it is."""
+  if watch is None:
+    return denoise
+
   def call(z: jax.Array, t: jax.Array, conditions: types.Conditions) -> jax.Array:
     io_callback(watch, None, t[0], z, ordered=True)
     return denoise(z, t, conditions)

@@ -21,6 +21,7 @@ from lamd_jax import segments
 from lamd_jax import stream_page
 from lamd_jax.errors import ConfigError
 from lamd_jax.modes import stream
+from lamd_jax.modes import units
 from lamd_jax.training import preemption
 
 SETTINGS = {"seed": 3, "sample": {"long": "autoregressive"}}
@@ -379,9 +380,9 @@ class _Terminal:
 
 def test_line_counts_frames_and_leaves_out_the_first_unit(monkeypatch):
   now = [0.0]
-  monkeypatch.setattr(stream.time, "monotonic", lambda: now[0])
+  monkeypatch.setattr(units.time, "monotonic", lambda: now[0])
   out = _Terminal(live=True)
-  line = stream.Line(1024, 0, out)
+  line = units.Line(1024, 0, out)
   for now[0], done in ((60.0, 64), (65.0, 128), (70.0, 192)):
     line.advance(done)
   line.close()
@@ -398,9 +399,9 @@ def test_line_counts_frames_and_leaves_out_the_first_unit(monkeypatch):
 
 def test_line_is_rare_where_it_goes_to_a_file(monkeypatch):
   now = [0.0]
-  monkeypatch.setattr(stream.time, "monotonic", lambda: now[0])
+  monkeypatch.setattr(units.time, "monotonic", lambda: now[0])
   out = _Terminal(live=False)
-  line = stream.Line(100, 0, out)
+  line = units.Line(100, 0, out)
   for done in range(1, 101):
     now[0] += 0.3
     line.advance(done)
