@@ -89,9 +89,9 @@ def _step(
   groups, optim = plan.groups, plan.optim
   streams = rng.Streams(root, state.step)
   gradients, output = _gradients(plan, state, frozen, batch, streams)
-  large = bundles.LARGE if optimizers.elementwise(optim) else 0
+  stacks = not optimizers.elementwise(optim)
   packing = {
-    g: bundles.Bundles(state.params[g], plan.shardings.params[g], large)
+    g: bundles.Bundles(state.params[g], plan.shardings.params[g], stacks=stacks)
     for g in groups
   }
   packed = {g: packing[g].pack(gradients[g]) for g in groups}
