@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles for TPU slices that are not there: does it fit, and what does it cost?
+"""Compiles for TPUs and GPUs that are not there: does it fit, and what does it cost?
 
 libtpu holds the compiler for every generation and needs no TPU. A program that is too
 large for the chips' memory is a compile error, and so the answer to the question. What
-the compiler says is exact about memory; nothing here says how fast a program runs.
+that compiler says is exact about memory; nothing here says how fast a program runs.
+
+The CUDA plugin compiles for a GPU that is described to it. It tries no algorithms out
+as it would on the card, so its memory is an estimate, and it counts no FLOPs.
 """
 
 from __future__ import annotations
@@ -31,6 +34,24 @@ GENERATIONS: dict[str, tuple[int, float, dict[str, Any]]] = {
   "v6e": (2, 31.25, {}),
   "tpu7x": (3, 94.75, {}),  # two devices a chip
 }
+_CARD = """platform_name: "CUDA" device_description_str: "NVIDIA {name}"
+dnn_version_info {{ major: 9 minor: 8 }} runtime_version {{ major: 12 minor: 9 }}
+gpu_device_info {{
+  cuda_compute_capability {{ major: 9 }} core_count: 132 fpus_per_core: 128
+  threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: 2048
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472 l2_cache_size: 52428800 clock_rate_ghz: 1.98
+  memory_bandwidth: {bandwidth} device_memory_size: {memory}
+}}"""
+# Card -> bytes of its memory, bytes a second.
+CARDS = {
+  "h100": (84_929_347_584, 3_352_320_000_000),
+  "h200": (150_754_820_096, 4_800_000_000_000),
+}
+# What JAX takes of a card, unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
+_SHARE_OF_CARD = 0.75
 _COLLECTIVES = (
   "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute"
 )  # fmt: skip
@@ -44,8 +65,8 @@ class Compiled(NamedTuple):
   fits: bool
   needed: int  # bytes of memory at the worst moment
   available: int  # bytes
-  arguments: int  # bytes; 0 where it does not fit
-  flops: float  # a call, bodies of loops counted once; 0 where it does not fit
+  arguments: int  # bytes of them, there throughout
+  flops: float  # a call, bodies of loops counted once; 0 where it is not known
   collectives: dict[str, tuple[int, int]]  # kind -> (number, bytes), loops once
   seconds: float  # that compiling took
 
@@ -56,6 +77,8 @@ def prepare() -> None:
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
   # Else a lock file keeps a second process out.
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+  # A card that is there is left alone.
+  os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
 
 def library() -> str:
@@ -69,42 +92,65 @@ def library() -> str:
 def devices(topology: str) -> list[Any]:
   """Returns the devices of a slice such as "v5e:16x16", which need not exist.
 
+  GPUs are "h200:8", those of one host, or "h200:4x8" for four such hosts.
+
   Raises:
-    ConfigError: the name is not one, or libtpu is not installed.
+    ConfigError: the name is not one, or its compiler is not installed.
   """
   generation, _, shape = topology.partition(":")
-  if generation not in GENERATIONS:
+  if generation not in GENERATIONS and generation not in CARDS:
     raise ConfigError(
-      f"--compile.topology={topology}: not known; take GENERATION:SHAPE, such as"
-      f" v5e:4x4, with one of {', '.join(GENERATIONS)}"
+      f"--compile.topology={topology}: not known; take NAME:SHAPE, such as v5e:4x4 or"
+      f" h200:8, with one of {', '.join((*GENERATIONS, *CARDS))}"
     )
-  rank, _, extra = GENERATIONS[generation]
-  if not re.fullmatch(r"\d+(x\d+)*", shape) or shape.count("x") != rank - 1:
+  ranks = (1, 2) if generation in CARDS else GENERATIONS[generation][:1]
+  if not re.fullmatch(r"\d+(x\d+)*", shape) or shape.count("x") + 1 not in ranks:
     raise ConfigError(
-      f"--compile.topology={topology}: a slice of {generation} has {rank} sizes, such"
-      f" as {generation}:{'x'.join('2' * rank)}"
+      f"--compile.topology={topology}: {generation} has {' or '.join(map(str, ranks))}"
+      f" sizes, such as {generation}:{'x'.join('2' * ranks[-1])}"
     )
+  wanted = _gpus(generation, shape) if generation in CARDS else _tpus(topology)
+  prepare()
+  try:
+    return list(topologies.get_topology_desc(**wanted).devices)
+  except Exception as error:  # the compilers raise what they like
+    reason = str(error).splitlines()[0]
+    raise ConfigError(
+      f"--compile.topology={topology}: its compiler knows no such slice ({reason})"
+    ) from error
+
+
+def _tpus(topology: str) -> dict[str, Any]:
   if not library():
     raise ConfigError(
       "--mode=compile needs the TPU compiler: pip install 'lamd_jax[tpu]', or set"
       " TPU_LIBRARY_PATH to libtpu.so"
     )
-  prepare()
-  try:
-    found = topologies.get_topology_desc(
-      platform="tpu", topology_name=topology, **extra
-    )
-  except Exception as error:  # libtpu raises what it likes
-    reason = str(error).splitlines()[0]
+  extra = GENERATIONS[topology.partition(":")[0]][2]
+  return dict(platform="tpu", topology_name=topology, **extra)
+
+
+def _gpus(card: str, shape: str) -> dict[str, Any]:
+  if not importlib.util.find_spec("jax_cuda12_plugin"):
     raise ConfigError(
-      f"--compile.topology={topology}: libtpu knows no such slice ({reason})"
-    ) from error
-  return list(found.devices)
+      f"--compile.topology={card}:{shape} needs the GPU compiler: pip install"
+      " 'lamd_jax[cuda]' (no GPU is needed); TPU slices need lamd_jax[tpu]"
+    )
+  memory, bandwidth = CARDS[card]
+  described = _CARD.format(name=card.upper(), memory=memory, bandwidth=bandwidth)
+  hosts, _, gpus = shape.rpartition("x")
+  # Slices x hosts x GPUs.
+  return dict(
+    platform="cuda", target_config=described, topology=f"1x{hosts or 1}x{gpus}"
+  )
 
 
 def available(topology: str) -> int:
   """Bytes of memory that a program has on one device."""
-  return round(GENERATIONS[topology.partition(":")[0]][1] * 2**30)
+  name = topology.partition(":")[0]
+  if name in CARDS:
+    return round(CARDS[name][0] * _SHARE_OF_CARD)
+  return round(GENERATIONS[name][1] * 2**30)
 
 
 def compile_program(
@@ -126,7 +172,8 @@ def compile_program(
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
-    return Compiled(False, overflow(str(error)), room, 0, 0.0, {}, seconds())
+    needed, held = overflow(str(error)), on_a_device(arguments)
+    return Compiled(False, needed, room, held, 0.0, {}, seconds())
   memory = compiled.memory_analysis()
   needed = memory.peak_memory_in_bytes or (
     memory.argument_size_in_bytes + memory.output_size_in_bytes
@@ -137,9 +184,17 @@ def compile_program(
     needed=needed,
     available=room,
     arguments=memory.argument_size_in_bytes,
-    flops=float(compiled.cost_analysis().get("flops", 0.0)),
+    flops=float((compiled.cost_analysis() or {}).get("flops", 0.0)),
     collectives=collectives(compiled.as_text()),
     seconds=seconds(),
+  )
+
+
+def on_a_device(arguments: Sequence[Any]) -> int:
+  """Bytes that abstract arguments take on one device."""
+  return sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    for x in jax.tree.leaves(arguments)
   )
 
 

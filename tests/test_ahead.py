@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 import jax.numpy as jnp
@@ -12,6 +14,10 @@ from lamd_jax import ahead
 from lamd_jax.errors import ConfigError
 from lamd_jax.training import sharding
 
+needs_cuda = pytest.mark.skipif(
+  not importlib.util.find_spec("jax_cuda12_plugin"),
+  reason="the GPU compiler is not installed: pip install 'lamd_jax[cuda]'",
+)
 needs_libtpu = pytest.mark.skipif(
   not ahead.library(), reason="libtpu is not installed: pip install 'lamd_jax[tpu]'"
 )
@@ -20,10 +26,12 @@ needs_libtpu = pytest.mark.skipif(
 @pytest.mark.parametrize(
   "topology, message",
   [
-    ("v5litepod-16", "not known; take GENERATION:SHAPE.*v4, v5e"),
-    ("v5e:16", "a slice of v5e has 2 sizes, such as v5e:2x2"),
-    ("v5p:4x4", "a slice of v5p has 3 sizes, such as v5p:2x2x2"),
+    ("v5litepod-16", "not known; take NAME:SHAPE.*v4, v5e.*h100, h200"),
+    ("v5e:16", "v5e has 2 sizes, such as v5e:2x2"),
+    ("v5p:4x4", "v5p has 3 sizes, such as v5p:2x2x2"),
     ("v5e:axb", "has 2 sizes"),
+    ("h100:", "h100 has 1 or 2 sizes, such as h100:2x2"),
+    ("h200:2x2x8", "h200 has 1 or 2 sizes"),
   ],
 )
 def test_wrong_names_say_what_a_name_is(topology, message):
@@ -35,6 +43,18 @@ def test_without_libtpu_one_line_says_what_to_install(monkeypatch):
   monkeypatch.setenv("TPU_LIBRARY_PATH", "/nowhere/libtpu.so")
   with pytest.raises(ConfigError, match=r"pip install 'lamd_jax\[tpu\]'"):
     ahead.devices("v5e:2x2")
+
+
+def test_without_the_cuda_plugin_one_line_says_what_to_install(monkeypatch):
+  monkeypatch.setattr(ahead.importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(ConfigError, match=r"pip install 'lamd_jax\[cuda\]'"):
+    ahead.devices("h200:8")
+
+
+def test_of_a_card_jax_takes_three_quarters():
+  # 141 GB cards show 150,754,820,096 bytes.
+  assert ahead.available("h200:4x8") == pytest.approx(113.07e9, rel=1e-3)
+  assert ahead.available("h100:8") == pytest.approx(63.7e9, rel=1e-3)
 
 
 def test_overflow_is_read_from_the_compilers_message():
@@ -85,3 +105,13 @@ def test_a_product_is_compiled_for_a_slice_without_one():
 def test_what_is_too_large_does_not_fit_and_says_by_how_much():
   found = _product(1 << 23)  # 32 GiB of rows on each chip
   assert not found.fits and found.needed > 32 * 2**30
+  assert found.arguments == ((1 << 23) * 4096 + 4096 * 4096) // 4 * 4
+
+
+@needs_cuda
+def test_a_product_is_compiled_for_a_gpu_node_without_one():
+  found = _product(1024, "h200:8")
+  assert found.fits and found.available == ahead.available("h200:8")
+  assert found.arguments == (1024 * 4096 + 4096 * 4096) // 8 * 4
+  assert found.needed >= found.arguments
+  assert found.collectives["all-gather"][0] >= 1

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""--mode=compile: the real training and sampling programs, compiled for a TPU slice.
+"""--mode=compile: the real training and sampling programs, compiled for a TPU or GPUs.
 
   python -m lamd_jax.main --config=configs/lvdm_sky.py --mode=compile
     --compile.topology=v5e:4x4 --config.optim.diffusion.batch=64
 
-Nothing is trained and no TPU is needed; minutes a program and some GB of memory are.
+Nothing is trained, and no device, weights or data are needed; minutes a program and some
+GB of memory are. --compile.fast=True takes a fraction of them and reads memory too high.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from lamd_jax import knobs
 from lamd_jax import rng
 from lamd_jax import types
 from lamd_jax.errors import ConfigError
+from lamd_jax.modes import advice
 from lamd_jax.modes import dry_run
 from lamd_jax.systems.registry import SYSTEMS
 from lamd_jax.training import sharding
@@ -117,66 +119,71 @@ def sample_program(
   return jax.jit(generate, out_shardings=cut), arguments
 
 
-def programs(
-  config: ConfigDict, sample: ConfigDict, options: ConfigDict
-) -> Iterator[tuple[str, ahead.Compiled]]:
-  """Compiles what `--compile.*` asks for, one program after the other."""
-  devices = ahead.devices(options.topology)
-  mesh = sharding.make_mesh(config.train.mesh, devices)
-  # What `auto` means on a TPU; here a CPU compiles.
-  dtype = jnp.float32 if config.train.compute == "float32" else jnp.bfloat16
-  system = SYSTEMS[config.system](config, dtype)
-  stages = system.stages()
+class Slice(NamedTuple):
+  """A system on devices that are not there."""
 
-  def compiled(program: tuple[Any, tuple[Any, ...]]) -> ahead.Compiled:
+  system: Any
+  config: ConfigDict
+  topology: str
+  mesh: Mesh
+  fast: bool
+
+  def compile(self, program: tuple[Any, tuple[Any, ...]]) -> ahead.Compiled:
     # Around the compilation alone: whatever else JAX computed inside, a random key
     # say, would be computed on these devices, which are not there.
-    with jax.set_mesh(mesh):
-      return ahead.compile_program(*program, options.topology, fast=options.fast)
-
-  for stage in stages:
-    if "train" in options.programs and stage.name in config.stages:
-      program = train_program(stage, config, stages, mesh)
-      yield f"train {stage.name}", compiled(program)
-  if "sample" in options.programs:
-    yield "sample", compiled(sample_program(system, config, sample, mesh))
+    with jax.set_mesh(self.mesh):
+      return ahead.compile_program(*program, self.topology, fast=self.fast)
 
 
-def advice(name: str, config: ConfigDict, found: ahead.Compiled) -> str:
-  """Says what to change; a guess, for the next compilation to confirm."""
-  if name == "sample":
-    return "" if found.fits else "take a smaller --sample.batch, a clip is a row"
-  stage = name.removeprefix("train ")
-  optim, train = config.optim[stage], config.train
-  moving = found.needed - found.arguments
-  if found.fits:
-    if moving <= 0 or (found.available - found.arguments) < 1.5 * moving:
-      return ""
-    times = (found.available - found.arguments) // moving
-    return f"room for about {times} x optim.{stage}.batch={optim.batch}"
-  ways = []
-  if train.remat != "full":
-    ways.append(f"train.remat={'names' if train.remat == 'none' else 'full'}")
-  if train.mesh in ("dp", "one"):
-    ways.append("train.mesh=fsdp")
-  ways.append(f"optim.{stage}.accumulate={2 * optim.accumulate} or half of its batch")
-  return "try " + ", then ".join(ways)
+def open_slice(config: ConfigDict, options: ConfigDict) -> Slice:
+  """Returns the system of `config` on the slice of `--compile.topology`."""
+  mesh = sharding.make_mesh(config.train.mesh, ahead.devices(options.topology))
+  # What `auto` means on a TPU or GPU; here a CPU compiles.
+  dtype = jnp.float32 if config.train.compute == "float32" else jnp.bfloat16
+  system = SYSTEMS[config.system](config, dtype)
+  return Slice(system, config, options.topology, mesh, options.fast)
 
 
-def lines(name: str, config: ConfigDict, found: ahead.Compiled) -> list[str]:
+def _other_meshes(mesh: Mesh, state: Tree, frozen: Tree, others: int) -> dict[str, int]:
+  """Bytes of the arguments on a device, by the cut of the batch's devices in two.
+
+  A number of devices may divide no dimension of a kernel: it is then whole on each.
+  """
+  sizes = dict(mesh.shape)
+  parts, found = sharding.batch_parts(mesh), {}
+  for cut in (n for n in range(2, parts + 1) if parts % n == 0):
+    sizes |= {"data": parts // cut, "fsdp": cut}
+    name = ",".join(f"{axis}={size}" for axis, size in sizes.items() if size > 1)
+    held = sum(sharding.bytes_on_device(x, sizes) for x in (state, frozen))
+    found[name] = held + others
+  return found
+
+
+def train(place: Slice, name: str) -> tuple[ahead.Compiled, dict[str, int]]:
+  """Compiles a stage's training step. Returns also what other meshes would hold."""
+  stages = place.system.stages()
+  stage = next(s for s in stages if s.name == name)
+  function, arguments = train_program(stage, place.config, stages, place.mesh)
+  found = place.compile((function, arguments))
+  state, frozen, *others = arguments
+  return found, _other_meshes(place.mesh, state, frozen, ahead.on_a_device(others))
+
+
+def lines(name: str, found: ahead.Compiled, hints: Sequence[str]) -> list[str]:
   """The report of one program."""
-  gib = lambda size: f"{size / 2**30:.2f} GiB"
-  gap = gib(abs(found.available - found.needed))
+  gib = advice.gib
+  gap = gib(abs(found.available - found.needed)) if found.needed else "an unknown amount"
   needed = gib(found.needed) if found.needed else "an unknown amount"
   state = f"fits, {gap} to spare" if found.fits else f"does not fit, by {gap}"
   text = [f"{name}: {state}", f"  memory a device  {needed} of {gib(found.available)}"]
+  text.append(f"  of it arguments  {gib(found.arguments)}")
   if found.fits:
-    text.append(f"  FLOPs a device   {found.flops:.4g}, loops counted once")
+    flops = f"{found.flops:.4g}, loops counted once" if found.flops else "not counted"
+    text.append(f"  FLOPs a device   {flops}")
     for kind, (number, size) in sorted(found.collectives.items()):
       text.append(f"  {kind:<17}{number} with {size / 2**20:.1f} MiB")
   text.append(f"  compiled in      {found.seconds:.0f} s")
-  if hint := advice(name, config, found):
-    text.append(f"  advice           {hint}")
+  text += [f"  try              {hint}" for hint in hints]
   return text
 
 
@@ -196,11 +203,21 @@ def run(config: ConfigDict, sample: ConfigDict, options: ConfigDict) -> int:
     raise ConfigError(
       f"--compile.programs={','.join(options.programs)}: choose from train, sample"
     )
-  count = len(ahead.devices(options.topology))
-  print(f"{config.name}:{config.variant} for {options.topology}, {count} devices, mesh"
-        f" {config.train.mesh}", flush=True)  # fmt: skip
-  fits = True
-  for name, found in programs(config, sample_settings(config, sample), options):
-    print("\n".join(lines(name, config, found)), flush=True)
+  place = open_slice(config, options)
+  print(f"{config.name}:{config.variant} for {options.topology}, {place.mesh.size}"
+        f" devices, mesh {config.train.mesh}", flush=True)  # fmt: skip
+  fits, parts = True, sharding.batch_parts(place.mesh)
+  for stage in place.system.stages():
+    if "train" in options.programs and stage.name in config.stages:
+      found, others = train(place, stage.name)
+      hints = advice.of_training(stage.name, config, found, parts, others)
+      print("\n".join(lines(f"train {stage.name}", found, hints)), flush=True)
+      fits &= found.fits
+  if "sample" in options.programs:
+    settings = sample_settings(config, sample)
+    program = sample_program(place.system, config, settings, place.mesh)
+    found = place.compile(program)
+    hints = advice.of_sampling(settings, found)
+    print("\n".join(lines("sample", found, hints)), flush=True)
     fits &= found.fits
   return 0 if fits else 1

@@ -1,18 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A table of what fits on which TPU slice, filled cell by cell, to be broken off at will.
+"""The largest batch on each TPU slice or GPU node: a table, filled in bit by bit.
 
   python -m lamd_jax.tools.fit --out=fit.jsonl --configs=configs/lvdm_sky.py
-    --topologies=v5e:4x4,v5p:2x2x2 --meshes=fsdp --batches=16,32
+    --topologies=v5e:2x2,v5e:4x4,h200:8 --meshes=fsdp
 
-Every cell is one stage's training step, compiled (minutes each). Cells are appended to
---out as they are done; a second start skips those, and prints the table in Markdown.
+A cell is one stage's training step on one slice. It is compiled fast with one and with
+two clips on each part of the mesh that cuts the batch; the line through both says how
+many fit, and the exact compiler confirms that number (--exact=no leaves this out: a fast
+program needs more memory, so the number stands on the safe side). Each compilation,
+minutes long, is a line of --out once it is done. A second start goes on from there, and
+the table in Markdown names what was not run. With --smallest=yes the slices that follow
+the first one that holds a clip are left out; name them in order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-import itertools
+import argparse
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import json
+import math
 import pathlib
 import sys
 from typing import Any, NamedTuple
@@ -25,94 +31,197 @@ from lamd_jax import validation
 from lamd_jax.errors import ConfigError, InputError
 from lamd_jax.modes import compile as compile_mode
 
-_FLAGS = ("out", "configs", "topologies", "meshes", "batches")
+_PROBES = (1, 2)  # clips on a part that are compiled fast
+_MOST = 512  # clips on a part; more is not asked about
 
 
 class Cell(NamedTuple):
   """What one row of the table is about."""
 
   config: str
+  stage: str
   topology: str
   mesh: str
-  batch: int  # clips a step, over all devices
 
 
-def parse(arguments: Sequence[str]) -> tuple[pathlib.Path, list[Cell]]:
-  """Returns the table's file and all cells asked for. Raises ConfigError."""
-  found = dict(a.removeprefix("--").split("=", 1) for a in arguments if "=" in a)
-  if set(found) != set(_FLAGS) or len(found) != len(arguments):
-    raise ConfigError(f"tools.fit takes {' '.join(f'--{x}=...' for x in _FLAGS)}")
-  lists = [found[name].split(",") for name in _FLAGS[1:]]
-  # A mesh may be a product, whose sizes have commas: those are joined by +.
-  lists[2] = [mesh.replace("+", ",") for mesh in lists[2]]
-  if not all(batch.isdigit() for batch in lists[3]):
-    raise ConfigError(f"--batches={found['batches']}: numbers with commas between")
-  cells = [Cell(c, t, m, int(b)) for c, t, m, b in itertools.product(*lists)]
-  return pathlib.Path(found["out"]), cells
+class Trial(NamedTuple):
+  """One compilation: clips on each part of the mesh that cuts the batch, and how."""
+
+  clips: int
+  fast: bool
 
 
-def done(out: pathlib.Path) -> dict[Cell, list[dict[str, Any]]]:
-  """Reads the finished cells; a last line that was cut off counts as not done."""
-  rows: dict[Cell, list[dict[str, Any]]] = {}
+# What is known of a cell: a compilation's row, with `fits`, `needed`, `available`.
+Known = Mapping[Trial, Mapping[str, Any]]
+Rows = dict[Cell, dict[Trial, dict[str, Any]]]
+
+
+def fast_limit(known: Known) -> int | None:
+  """The most clips by the line through the fast ones; 0: none; None: not known yet."""
+  fast = {trial.clips: row for trial, row in known.items() if trial.fast}
+  if len(fast) < len(_PROBES):
+    return None
+  if not all(row["needed"] for row in fast.values()):
+    return 0  # so large that the compiler gave no number
+  (a, first), (b, second) = sorted(fast.items())
+  slope = (second["needed"] - first["needed"]) / (b - a)
+  room = first["available"] - first["needed"]
+  if slope <= 0:  # what moves is not the batch's
+    return _MOST if room >= 0 else 0
+  return min(_MOST, max(0, a + math.floor(room / slope)))
+
+
+def next_trial(known: Known, exact: bool) -> Trial | None:
+  """Returns what to compile next; None if the cell is done.
+
+  It depends on nothing but what is known: whoever was broken off goes on.
+  """
+  if any("refused" in row for row in known.values()):
+    return None
+  for clips in _PROBES:
+    if Trial(clips, True) not in known:
+      return Trial(clips, True)
+  if not exact:
+    return None
+  tried = [trial.clips for trial in known if not trial.fast]
+  if not tried:
+    # One clip may fit exactly where it does not in a hurry.
+    return Trial(max(1, fast_limit(known) or 1), False)
+  least = min(tried)
+  row = known[Trial(least, False)]
+  if row["fits"] or least == 1:
+    return None
+  fast = [known[Trial(clips, True)]["needed"] for clips in _PROBES]
+  over = (row["needed"] - row["available"]) / max(1, fast[1] - fast[0])
+  return Trial(max(1, least - max(1, math.ceil(over))), False)
+
+
+def answer(known: Known) -> tuple[int | None, Trial | None]:
+  """The most clips (None: not known), and the exact compilation that confirms it."""
+  confirmed = [t for t, row in known.items() if not t.fast and row["fits"]]
+  if confirmed:
+    return confirmed[0].clips, confirmed[0]
+  if Trial(1, False) in known:
+    return 0, Trial(1, False)
+  return fast_limit(known), None
+
+
+def measure(cell: Cell, trial: Trial) -> dict[str, Any]:
+  """Compiles one training step; an input that is refused is a row too."""
+  config = command_line.load_config(cell.config).unlock()
+  count = len(ahead.devices(cell.topology))
+  options = config_lib.compile_defaults()
+  options.update(topology=cell.topology, fast=trial.fast)
+  try:
+    config.train.mesh = cell.mesh
+    batch = trial.clips * meshes.batch_parts(cell.mesh, count)
+    config.optim[cell.stage].update(batch=batch, accumulate=1)
+    validation.check_config(config.lock(), count)
+    place = compile_mode.open_slice(config, options)
+    found, _ = compile_mode.train(place, cell.stage)
+  except ConfigError as error:
+    return {"refused": str(error)}
+  return {"batch": batch, **found._asdict()}
+
+
+def read(out: pathlib.Path) -> Rows:
+  """Reads what is done; a line that was cut off counts as not done."""
+  rows: Rows = {}
   for line in out.read_text("utf-8").splitlines() if out.exists() else []:
     try:
       row = json.loads(line)
     except ValueError:
       continue
-    rows[Cell(*row["cell"])] = row["stages"]
+    cell, trial = Cell(*row["cell"]), Trial(*row["trial"])
+    rows.setdefault(cell, {})[trial] = row["found"]
   return rows
 
 
-def measure(cell: Cell) -> list[dict[str, Any]]:
-  """Compiles the training steps of a cell; an input that is refused is a row too."""
-  config = command_line.load_config(cell.config).unlock()
-  config.train.mesh = cell.mesh
-  for stage in config.stages:
-    config.optim[stage].batch = cell.batch
-  options = config_lib.compile_defaults()
-  options.update(topology=cell.topology, programs=("train",))
-  try:
-    count = len(ahead.devices(cell.topology))
-    meshes.sizes(cell.mesh, count)
-    validation.check_config(config.lock(), count)
-  except ConfigError as error:
-    if not ahead.library():
-      raise
-    return [{"program": "", "refused": str(error)}]
-  sample = compile_mode.sample_settings(config, config_lib.sample_defaults())
-  programs: Iterator[Any] = compile_mode.programs(config, sample, options)
-  return [{"program": name, **found._asdict()} for name, found in programs]
+def fill(
+  out: pathlib.Path,
+  cells: Sequence[Cell],
+  compiler: Callable[[Cell, Trial], dict[str, Any]],
+  *,
+  exact: bool,
+  smallest: bool,
+) -> Rows:
+  """Does what is left to do, a line of `out` for each compilation; returns all rows."""
+  rows, held = read(out), set()
+  for cell in cells:
+    key = cell._replace(topology="")
+    if smallest and key in held:
+      continue
+    known = rows.setdefault(cell, {})
+    while trial := next_trial(known, exact):
+      found = known[trial] = compiler(cell, trial)
+      line = json.dumps({"cell": cell, "trial": trial, "found": found})
+      with out.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+      print(line[:200], file=sys.stderr, flush=True)
+    if answer(known)[0]:
+      held.add(key)
+  return rows
 
 
-def table(rows: dict[Cell, list[dict[str, Any]]], cells: Sequence[Cell]) -> str:
+def _row(known: Known) -> Iterator[str]:
+  """Clips, memory and certainty of one row of the table."""
+  refused = [row["refused"] for row in known.values() if "refused" in row]
+  clips, confirmed = answer(known) if not refused else (None, None)
+  if refused or clips is None:
+    yield from ("", "", refused[0] if refused else "not run")
+    return
+  row = known[confirmed or Trial(1, True)]
+  gib = lambda size: f"{size / 2**30:.1f}"
+  yield str(clips) if clips else "does not fit"
+  if confirmed or not clips:
+    yield f"{gib(row['needed'])} of {gib(row['available'])} GiB"
+  else:
+    fast = [known[Trial(n, True)]["needed"] for n in _PROBES]
+    predicted = fast[0] + (clips - _PROBES[0]) * (fast[1] - fast[0])
+    yield f"about {gib(predicted)} of {gib(row['available'])} GiB"
+  yield "confirmed" if confirmed else "by two fast compilations"
+
+
+def table(rows: Rows, cells: Sequence[Cell]) -> str:
   """Returns Markdown; cells that are not there say so."""
-  lines = ["| config | slice | mesh | batch | program | memory a device | fits |",
+  lines = ["| config | stage | slice | mesh | clips a part | memory a device | how |",
            "|---|---|---|---|---|---|---|"]  # fmt: skip
   for cell in cells:
     name = pathlib.Path(cell.config.partition(":")[0]).stem
-    head = f"| {name} | {cell.topology} | {cell.mesh} | {cell.batch} |"
-    for row in rows.get(cell, [{"program": "", "refused": "not run"}]):
-      if "refused" in row:
-        lines.append(f"{head} | | {row['refused']} |")
-        continue
-      size = f"{row['needed'] / 2**30:.1f} of {row['available'] / 2**30:.1f} GiB"
-      fits = "yes" if row["fits"] else "no"
-      lines.append(f"{head} {row['program']} | {size} | {fits} |")
+    ends = " | ".join(_row(rows.get(cell, {})))
+    lines.append(f"| {name} | {cell.stage} | {cell.topology} | {cell.mesh} | {ends} |")
   return "\n".join(lines)
 
 
+def _cells(flags: argparse.Namespace) -> list[Cell]:
+  cells = []
+  for config in flags.configs.split(","):
+    stages = command_line.load_config(config).stages
+    if flags.stages:
+      stages = [stage for stage in flags.stages.split(",") if stage in stages]
+    for stage in stages:
+      for mesh in flags.meshes.split(","):
+        # A mesh may be a product, whose sizes have commas: those are joined by +.
+        mesh = mesh.replace("+", ",")
+        cells += [Cell(config, stage, t, mesh) for t in flags.topologies.split(",")]
+  return cells
+
+
 def main(arguments: Sequence[str]) -> int:
+  parser = argparse.ArgumentParser(prog="lamd_jax.tools.fit", description=__doc__)
+  parser.add_argument("--out", type=pathlib.Path, required=True, metavar="FILE.jsonl")
+  parser.add_argument("--configs", required=True, metavar="A.py,B.py:variant")
+  parser.add_argument("--topologies", required=True, metavar="v5e:4x4,h200:8")
+  parser.add_argument("--meshes", default="fsdp", metavar="fsdp,data=2+fsdp=-1")
+  parser.add_argument("--stages", default="", help="default: those of each config")
+  parser.add_argument("--exact", choices=("yes", "no"), default="yes")
+  parser.add_argument("--smallest", choices=("yes", "no"), default="no")
+  flags = parser.parse_args(arguments)
+  exact, smallest = flags.exact == "yes", flags.smallest == "yes"
   try:
-    out, cells = parse(arguments)
     ahead.prepare()
-    rows = done(out)
-    for cell in cells:
-      if cell in rows:
-        continue
-      rows[cell] = measure(cell)
-      with out.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"cell": cell, "stages": rows[cell]}) + "\n")
-      print(table(rows, [cell]).splitlines()[-1], flush=True)
+    cells = _cells(flags)
+    rows = fill(flags.out, cells, measure, exact=exact, smallest=smallest)
     print(table(rows, cells))
   except InputError as error:
     print(f"lamd_jax: {error}", file=sys.stderr, flush=True)

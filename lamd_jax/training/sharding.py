@@ -150,6 +150,20 @@ def state_shardings(tree: Tree, mesh: Mesh, min_bytes: int = MIN_SHARD_BYTES) ->
   return jax.tree_util.tree_map_with_path(one, tree)
 
 
+def bytes_on_device(
+  tree: Tree, sizes: dict[str, int], min_bytes: int = MIN_SHARD_BYTES
+) -> int:
+  """Bytes of `tree` on one device of a mesh of these sizes, as `state_shardings` cuts."""
+
+  def one(path: Any, leaf: Any) -> int:
+    itemsize = np.dtype(leaf.dtype).itemsize
+    spec = spec_for(_names(path), leaf.shape, itemsize, sizes, min_bytes)
+    parts = math.prod(sizes[axis] for axis in spec if axis)
+    return math.prod(leaf.shape) * itemsize // parts
+
+  return sum(jax.tree.leaves(jax.tree_util.tree_map_with_path(one, tree)))
+
+
 def place(tree: Tree, shardings: Tree) -> Tree:
   """Puts host arrays, equal on all processes, on the devices."""
 

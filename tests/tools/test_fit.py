@@ -1,59 +1,144 @@
 # SPDX-License-Identifier: Apache-2.0
-"""tools.fit: what is done is not done again, what is not done says so."""
+"""tools.fit with a compiler made up of two numbers: lines, confirmation, going on."""
 
 from __future__ import annotations
 
-import json
+import pytest
 
 from lamd_jax.tools import fit
 
-ARGUMENTS = ("--configs=configs/lvdm_sky.py", "--topologies=v5e:2x2,v5p:2x2x1",
-             "--meshes=fsdp,data=2+fsdp=2", "--batches=4")  # fmt: skip
+GIB = 2**30
+ROOM = 16 * GIB
+CELL = fit.Cell("configs/lvdm_sky.py", "diffusion", "v5e:2x2", "fsdp")
 
 
-def _fake(calls):
-  def measure(cell):
-    calls.append(cell)
-    if len(calls) == 3:
+class Compiler:
+  """Memory is `held` + `each` x clips; a fast program needs a tenth more."""
+
+  def __init__(self, held, each, breaks_at=0, fast=1.1):
+    self.held, self.each, self.fast, self.breaks_at = held, each, fast, breaks_at
+    self.calls = []
+
+  def __call__(self, cell, trial):
+    self.calls.append(trial)
+    if len(self.calls) == self.breaks_at:
       raise KeyboardInterrupt
-    return [{"program": "train diffusion", "fits": cell.mesh == "fsdp",
-             "needed": 20 * 2**30, "available": 16 * 2**30}]  # fmt: skip
-
-  return measure
-
-
-def test_a_broken_off_table_is_filled_up(tmp_path, monkeypatch, capsys):
-  out, calls = tmp_path / "fit.jsonl", []
-  monkeypatch.setattr(fit, "measure", _fake(calls))
-  arguments = [f"--out={out}", *ARGUMENTS]
-  try:
-    fit.main(arguments)
-  except KeyboardInterrupt:
-    pass
-  assert len(out.read_text().splitlines()) == 2
-  with out.open("a") as file:
-    file.write('{"cell": ["configs/lvdm')  # cut off while it was written
-    file.write("\n")
-  assert fit.main(arguments) == 0
-  assert len(calls) == 5  # the third was asked for twice
-  assert len(fit.done(out)) == 4
-  assert fit.main(arguments) == 0 and len(calls) == 5
-  text = capsys.readouterr().out
-  assert "| lvdm_sky | v5e:2x2 | data=2,fsdp=2 | 4 | train diffusion | 20.0 of 16.0" in text
+    needed = (self.held + self.each * trial.clips) * GIB
+    needed = round(needed * (self.fast if trial.fast else 1))
+    return {"fits": needed <= ROOM, "needed": needed, "available": ROOM}
 
 
-def test_cells_without_a_row_say_not_run():
-  _, cells = fit.parse(["--out=x", *ARGUMENTS])
-  assert fit.table({}, cells).count("not run") == len(cells) == 4
-
-
-def test_wrong_arguments_are_one_line(capsys):
-  assert fit.main(["--out=x"]) == 2
-  assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_a_row_survives_its_file(tmp_path):
-  cell = fit.Cell("a.py", "v5e:2x2", "fsdp", 8)
+def _fill(tmp_path, compiler, cells=(CELL,), exact=True, smallest=False):
   out = tmp_path / "fit.jsonl"
-  out.write_text(json.dumps({"cell": cell, "stages": []}) + "\n")
-  assert fit.done(out) == {cell: []}
+  return fit.fill(out, cells, compiler, exact=exact, smallest=smallest)
+
+
+def test_the_line_through_two_fast_ones_gives_the_batch_and_one_exact_confirms(tmp_path):
+  # 1.1 (2 + 1.5 n) <= 16 at n <= 8.36.
+  compiler = Compiler(2, 1.5)
+  rows = _fill(tmp_path, compiler)
+  assert compiler.calls == [(1, True), (2, True), (8, False)]
+  assert fit.answer(rows[CELL]) == (8, (8, False))
+  assert fit.table(rows, [CELL]).splitlines()[-1] == (
+    "| lvdm_sky | diffusion | v5e:2x2 | fsdp | 8 | 14.0 of 16.0 GiB | confirmed |"
+  )
+
+
+def test_without_the_exact_one_the_table_says_what_it_rests_on(tmp_path):
+  compiler = Compiler(2, 1.5)
+  text = fit.table(_fill(tmp_path, compiler, exact=False), [CELL])
+  assert len(compiler.calls) == 2
+  # 1.1 x 14 GiB, on the line.
+  assert text.endswith("| 8 | about 15.4 of 16.0 GiB | by two fast compilations |")
+
+
+def test_a_number_that_does_not_hold_is_lowered_by_what_was_over(tmp_path):
+  # The line says 0.5 (1 + n) <= 16 at n <= 31; the truth is 1 + n <= 16.
+  compiler = Compiler(1, 1, fast=0.5)
+  rows = _fill(tmp_path, compiler)
+  # At 31 clips 16 GiB are over, 32 times the line's slope: down to one clip at once.
+  assert compiler.calls[2:] == [(31, False), (1, False)]
+  assert fit.answer(rows[CELL])[0] == 1
+
+
+@pytest.mark.parametrize("held, clips", [(14.9, 1), (15.5, 0)])
+def test_one_clip_is_asked_exactly_where_it_does_not_fit_in_a_hurry(tmp_path, held, clips):
+  compiler = Compiler(held, 1)
+  rows = _fill(tmp_path, compiler)
+  assert compiler.calls[-1] == (1, False) and fit.answer(rows[CELL])[0] == clips
+  assert ("does not fit" in fit.table(rows, [CELL])) == (clips == 0)
+
+
+def test_memory_that_does_not_grow_is_not_extrapolated_without_end(tmp_path):
+  rows = _fill(tmp_path, Compiler(3, 0), exact=False)
+  assert fit.answer(rows[CELL])[0] == 512
+
+
+def test_a_program_too_large_for_a_number_does_not_fit():
+  row = {"fits": False, "needed": 0, "available": ROOM}
+  known = {fit.Trial(1, True): row, fit.Trial(2, True): row}
+  assert fit.fast_limit(known) == 0
+  assert fit.next_trial(known, exact=True) == (1, False)
+
+
+def test_what_was_broken_off_goes_on_and_nothing_is_done_twice(tmp_path, capsys):
+  cells = [CELL, CELL._replace(topology="v5e:4x4")]
+  broken = Compiler(2, 1.5, breaks_at=5)
+  with pytest.raises(KeyboardInterrupt):
+    _fill(tmp_path, broken, cells)
+  with (tmp_path / "fit.jsonl").open("a") as file:
+    file.write('{"cell": ["configs/lvdm\n')  # cut off while it was written
+  rows = fit.read(tmp_path / "fit.jsonl")
+  assert len(rows[cells[0]]) == 3 and len(rows[cells[1]]) == 1
+  text = fit.table(rows, cells)
+  assert text.count("confirmed") == 1 and text.endswith("|  |  | not run |")
+  second = Compiler(2, 1.5)
+  rows = _fill(tmp_path, second, cells)
+  assert second.calls == [(2, True), (8, False)]
+  assert fit.table(rows, cells).count("confirmed") == 2
+  third = Compiler(2, 1.5)
+  _fill(tmp_path, third, cells)
+  assert not third.calls
+
+
+def test_smallest_leaves_out_what_follows_the_first_slice_that_holds_a_clip(tmp_path):
+  cells = [CELL._replace(topology=f"v5e:{n}x{n}") for n in (2, 4, 8)]
+  seen = []
+
+  def compiler(cell, trial):
+    seen.append(cell.topology)
+    small = cell.topology == "v5e:2x2"
+    return Compiler(20 if small else 2, 1.5)(cell, trial)
+
+  rows = _fill(tmp_path, compiler, cells, smallest=True)
+  assert set(seen) == {"v5e:2x2", "v5e:4x4"}
+  assert fit.table(rows, cells).endswith("| v5e:8x8 | fsdp |  |  | not run |")
+
+
+def test_what_is_refused_is_a_row_and_asked_once(tmp_path):
+  calls = []
+
+  def compiler(cell, trial):
+    calls.append(trial)
+    return {"refused": "train.mesh=frames: 7 frames over 2 devices"}
+
+  rows = _fill(tmp_path, compiler)
+  assert len(calls) == 1
+  assert "|  |  | train.mesh=frames: 7 frames" in fit.table(rows, [CELL])
+
+
+def test_cells_are_stages_by_meshes_by_slices(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(fit, "measure", Compiler(2, 1.5))
+  arguments = [f"--out={tmp_path}/x.jsonl", "--configs=configs/lvdm_sky.py:demo",
+               "--topologies=v5e:2x2,h200:8", "--meshes=fsdp,data=2+fsdp=-1",
+               "--stages=diffusion"]  # fmt: skip
+  assert fit.main(arguments) == 0
+  rows = [x for x in capsys.readouterr().out.splitlines() if "lvdm_sky" in x]
+  assert len(rows) == 4 and all("| diffusion |" in row for row in rows)
+  assert "| v5e:2x2 | data=2,fsdp=-1 | 8 |" in rows[2]
+
+
+def test_what_cannot_be_read_is_one_line(tmp_path, capsys):
+  arguments = [f"--out={tmp_path}/x", "--configs=nowhere.py", "--topologies=v5e:2x2"]
+  assert fit.main(arguments) == 2
+  assert capsys.readouterr().err.count("\n") == 1
