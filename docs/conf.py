@@ -25,7 +25,11 @@ myst_heading_anchors = 3
 exclude_patterns = ["_build", "Thumbs.db"]
 html_theme = "furo"
 html_title = f"lamd_jax {release}"
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 html_theme_options = {"footer_icons": []}
+
+smartquotes = False  # it makes a dash of the two hyphens of a flag
 
 # Docstrings are plain text with `names`; types stand in the signatures.
 default_role = "literal"

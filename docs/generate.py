@@ -275,7 +275,7 @@ def protocols_page() -> str:
   for preset in protocol.PRESETS.values():
     title = ", ".join(filter(None, protocol.TITLES[preset.extractor]))
     cells = (
-      f"`{preset.name}`", f"`{preset.hash()}`", title,
+      f"`{preset.name}`", preset.hash(), title,
       f"{preset.extractor}, eps {preset.epsilon:g}"
       if "i3d" in preset.extractor else preset.extractor,
       f"{preset.frames}, {preset.stride}",

@@ -28,7 +28,7 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 PAGES = [p for p in PAGES if not {"_build", "generated"} & set(p.relative_to(ROOT).parts)]
 FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```", re.M | re.S)
 SHELL = ("", "bash", "sh")  # the languages of fences that hold commands
-ROOTS = ("lamd_jax", "configs", "tests", "launch", "benchmarks", "docs")
+ROOTS = ("lamd_jax", "configs", "notebooks", "tests", "launch", "benchmarks", "docs")
 _SUFFIXES = (".py", ".mp4", ".safetensors", ".json", ".csv")
 PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*(\.\w+)?|.*\b(FILE|CONFIG)\b.*")
 
@@ -236,8 +236,14 @@ def _check(words: list[str]) -> None:
       _check_main(arguments)
   elif module.startswith("lamd_jax."):
     known = _flags_of(module)
-    for flag in (a.partition("=")[0] for a in arguments if a.startswith("--")):
-      assert flag in known, f"{module} has no {flag}"
+    if module == "lamd_jax.tools.prepare":  # takes the keys of the data group
+      known |= {f"--{key}" for key in config_lib.defaults().data}
+    for argument in (a for a in arguments if a.startswith("--")):
+      if argument.startswith("--config."):
+        _check_main([argument])
+      else:
+        flag = argument.partition("=")[0]
+        assert flag in known, f"{module} has no {flag}"
     if module == "lamd_jax.tools.convert" and arguments and arguments[0][0] != "-":
       parts = (ROOT / "lamd_jax/tools/convert.py").read_text("utf-8")
       assert f'"{arguments[0]}": ' in parts, f"convert has no part {arguments[0]}"
