@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import os
 import pathlib
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -35,18 +37,30 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
   Raises:
     WeightsError: one line; the file is absent, damaged or of another format.
   """
+  narrow = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
+  with _opened(path) as file:
+    state = {name: file.get_tensor(name) for name in file.keys()}
+  return {k: v.astype(np.float32) if v.dtype in narrow else v for k, v in state.items()}
+
+
+def metadata(path: str | pathlib.Path) -> dict[str, str]:
+  """Returns the file's metadata; raises as `read`."""
+  with _opened(path) as file:
+    return file.metadata() or {}
+
+
+@contextlib.contextmanager
+def _opened(path: str | pathlib.Path) -> Iterator[Any]:
   path = pathlib.Path(path).expanduser()
   if not path.is_file():
     raise WeightsError(f"{path} does not exist or is no file")
-  narrow = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
   try:
     with safetensors.safe_open(path, "np") as file:
-      state = {name: file.get_tensor(name) for name in file.keys()}
+      yield file
   except safetensors.SafetensorError as error:
     raise WeightsError(f"{path} {_what_is(path)} ({error})") from error
   except (OSError, TypeError) as error:  # TypeError: a type that numpy lacks, as F8
     raise WeightsError(f"{path} cannot be read ({error})") from error
-  return {k: v.astype(np.float32) if v.dtype in narrow else v for k, v in state.items()}
 
 
 def write(

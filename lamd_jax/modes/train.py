@@ -155,24 +155,34 @@ def _cached_latents(
   )
 
 
-def _train_stage(
+def loader_of(
   stage: stage_lib.Stage,
   config: ConfigDict,
+  frozen: stage_lib.Frozen,
   workdir: epath.Path,
   stop: preemption.Stop,
-  status: status_lib.Status,
-) -> loop.Result:
-  folder = workdir / stage.name
-  optim = config.optim[stage.name]
-  frozen = _frozen(stage, config, workdir)
-  mesh = sharding.make_mesh(config.train.mesh)
+) -> loop.Loader:
+  """The stage's batches, of pixels or from the latent cache, as the config says."""
   if config.train.latent_cache and stage.trains_on_latents:
-    loader = _cached_latents(stage, config, frozen, workdir, stop)
-  else:
-    loader = _video_loader(stage, config, config.seed)
+    return _cached_latents(stage, config, frozen, workdir, stop)
+  return _video_loader(stage, config, config.seed)
+
+
+def train_stage(
+  stage: stage_lib.Stage,
+  config: ConfigDict,
+  folder: epath.Path,
+  *,
+  frozen: stage_lib.Frozen,
+  earlier: Any,
+  loader: loop.Loader,
+  stop: preemption.Stop,
+  status: status_lib.Status | None,
+) -> loop.Result:
+  """Trains one stage in `folder`, or goes on; see `loop.train`. Closes the loader."""
   writer = writers.for_stage(
-    config.train, stage.name, folder, steps=optim.steps, fps=pipeline.fps(config.data),
-    status=status,
+    config.train, folder.name, folder, steps=config.optim[stage.name].steps,
+    fps=pipeline.fps(config.data), status=status,
   )  # fmt: skip
   try:
     return loop.train(
@@ -180,11 +190,11 @@ def _train_stage(
       config=config,
       workdir=folder,
       frozen=frozen,
-      earlier=_earlier(stage, config, workdir),
+      earlier=earlier,
       loader=loader,
       preview_batch=_preview_batch(stage, config),
       finish_batches=lambda: _endless_pixels(stage, config),
-      mesh=mesh,
+      mesh=sharding.make_mesh(config.train.mesh),
       resume="auto",  # what --resume asks for was checked for the whole run
       stop=stop,
       writer=writer,
@@ -192,6 +202,21 @@ def _train_stage(
   finally:
     loader.close()
     writer.close()
+
+
+def _train_stage(
+  stage: stage_lib.Stage,
+  config: ConfigDict,
+  workdir: epath.Path,
+  stop: preemption.Stop,
+  status: status_lib.Status,
+) -> loop.Result:
+  frozen = _frozen(stage, config, workdir)
+  return train_stage(
+    stage, config, workdir / stage.name, frozen=frozen,
+    earlier=_earlier(stage, config, workdir),
+    loader=loader_of(stage, config, frozen, workdir, stop), stop=stop, status=status,
+  )  # fmt: skip
 
 
 def _check_resume(config: ConfigDict, workdir: epath.Path, resume: str) -> None:

@@ -23,6 +23,7 @@ class DenoiserStage(stage_lib.SingleVariant):
   """
 
   trains_on_latents = True
+  measures = False  # steps take statistics of the data into the extras
   groups: tuple[str, ...]
 
   def __init__(self, process: process_lib.Process, config: Any):

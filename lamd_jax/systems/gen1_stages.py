@@ -63,7 +63,7 @@ class Gen1Stage(DenoiserStage):
     before = [stage for stage in before if stage in system.config.stages]
     imported = IMPORTED if system.config.model.denoiser_weights else ""
     self.starts_from = before[-1] if before else imported
-    self._first = not before
+    self.measures = not before
     still = name == "image"
     self.variants = ("image",) if still else ("video", "image")
     self.groups = ("denoiser", "projector", *(() if still else ("temporal",)))
@@ -176,7 +176,7 @@ class Gen1Stage(DenoiserStage):
   ) -> tuple[jax.Array, Tree]:
     """Returns unit rows, one a clip or one a frame, and the extras."""
     count = known.embedding.shape[1]
-    if self._first:
+    if self.measures:
       old = latent_norm.Moments(extras["embedding_mean"], extras["embedding_variance"])
       now = latent_norm.moments(known.embedding)
       new = latent_norm.running(old, now, self._config.model.content.momentum)

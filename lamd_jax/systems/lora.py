@@ -15,7 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 Tree = Any
-_ATTENTION = ("self_attention", "cross_attention")  # modules that are changed
+# Modules that are changed, in the blocks of all systems.
+_ATTENTION = (
+  "self_attention", "cross_attention", "spatial_attention", "temporal_attention",
+  "temporal_attention_0", "temporal_attention_1",
+)  # fmt: skip
 
 
 def init(params: Mapping[str, Tree], rank: int, seed: int | None) -> dict[str, Tree]:

@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-import json
 import pathlib
-import shutil
 import sys
 from typing import Any
 
@@ -25,8 +23,10 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
+from lamd_jax import adapters
 from lamd_jax import inputs
 from lamd_jax import limits
+from lamd_jax import loading
 from lamd_jax import run_folder
 from lamd_jax import types
 from lamd_jax.data import frame_folder
@@ -36,16 +36,15 @@ from lamd_jax.errors import ConfigError
 from lamd_jax.errors import DataError
 from lamd_jax.errors import InputError
 from lamd_jax.errors import WeightsError
-from lamd_jax.modes import imported
+from lamd_jax.modes import train
+from lamd_jax.systems import further_stage
 from lamd_jax.systems import gen1
 from lamd_jax.systems import gen1_customise
+from lamd_jax.tools import derived_run
 from lamd_jax.training import checkpoints
 from lamd_jax.training import compile_cache
-from lamd_jax.training import loop
 from lamd_jax.training import precision
 from lamd_jax.training import preemption
-from lamd_jax.training import sharding
-from lamd_jax.training import writers
 
 TRAINING = "customise"  # folder of the training, below the result's
 
@@ -154,53 +153,31 @@ def _settings(options: argparse.Namespace, config: ConfigDict, name: str) -> Con
 
 
 def _train(
-  options: argparse.Namespace, config: ConfigDict, run: epath.Path, out: epath.Path
-) -> dict[str, Any] | None:
+  options: argparse.Namespace, config: ConfigDict, weights: derived_run.Weights,
+  out: epath.Path,
+) -> dict[str, Any] | None:  # fmt: skip
   """Trains in a folder of its own; returns the weights, None if it was broken off."""
   system = gen1.Gen1(config, precision.compute_dtype(config.train.compute))
   stage = gen1_customise.CustomStage(system, options.how, options.rank)
   pictures, depth = read(options, config)
-  verify = config.train.checkpoint_verify
-  frozen = {
-    name: imported.LOAD[name](config, run)
-    if imported.is_imported(name, config)
-    else checkpoints.load_weights(run / name, "ema", verify)
-    for name in stage.needs
-  }
   folder, optim = out / TRAINING, config.optim[stage.name]
   own = pipeline.loader(
     config.data, split=config.data.split, batch=optim.batch, seed=options.seed
   )
-  loader = Subject(own, stage, pictures, depth, optim.batch, options.seed)
-  writer = writers.for_stage(
-    config.train, TRAINING, folder, steps=optim.steps, fps=pipeline.fps(config.data)
-  )
-  try:
-    result = loop.train(
-      stage, config=config, workdir=folder, frozen=frozen,
-      earlier=checkpoints.load_weights(run / stage.name, "ema", verify), loader=loader,
-      preview_batch=None, finish_batches=lambda: iter(()),
-      mesh=sharding.make_mesh(config.train.mesh), resume="auto",
-      stop=preemption.Stop().install(), writer=writer,
-    )  # fmt: skip
-  finally:
-    loader.close()
-    writer.close()
+  result = train.train_stage(
+    stage, config, folder, frozen={name: weights[name] for name in stage.needs},
+    earlier=weights[stage.name],
+    loader=Subject(own, stage, pictures, depth, optim.batch, options.seed),
+    stop=preemption.Stop().install(), status=None,
+  )  # fmt: skip
   if result.status == "preempted":
     return None
-  trained = checkpoints.load_weights(folder, "raw", verify)
-  return {**trained, "params": jax.device_get(stage.merged(trained["params"]))}
-
-
-def _copy_rest(config: ConfigDict, run: epath.Path, out: epath.Path, name: str) -> None:
-  """Copies what sampling needs beside the stage `name`, files named relatively too."""
-  for stage in gen1.Gen1(config).generates_with:
-    if stage != name and checkpoints.finished(run / stage):
-      shutil.copytree(run / stage, out / stage, dirs_exist_ok=True)
-  for _, value in limits.leaves(config):
-    if isinstance(value, str) and value and (run / value).is_file():
-      (out / value).parent.mkdir(parents=True, exist_ok=True)
-      shutil.copy(run / value, out / value)
+  trained = checkpoints.load_weights(folder, "raw", config.train.checkpoint_verify)
+  if options.how == further_stage.LORA:
+    changes = adapters.changes_of(trained["params"][further_stage.LORA], options.rank)
+    base = weights[stage.name]["params"]
+    adapters.write(out / adapters.NAME, config, stage.name, base, changes)
+  return {**trained, "params": jax.device_get(stage.whole(trained["params"]))}
 
 
 def customise(options: argparse.Namespace) -> int:
@@ -221,14 +198,13 @@ def customise(options: argparse.Namespace) -> int:
     raise ConfigError(f"--rank={options.rank}: at least 1")
   compile_cache.enable()
   config = _settings(options, stored, name)
-  weights = _train(options, config, run, out)
-  if weights is None:
+  _, weights = loading.gather(stored, run, "ema")
+  made = _train(options, config, weights, out)
+  if made is None:
     return preemption.EXIT_CODE
-  _copy_rest(stored, run, out, name)
-  checkpoints.write_finished(out / name, weights["params"], {}, weights["extras"])
-  run_folder.write(out, stored)
-  record = json.dumps({**vars(options), "run": str(run)}, indent=2) + "\n"
-  (out / "customise.json").write_text(record)
+  checkpoints.write_finished(out / name, made["params"], {}, made["extras"])
+  record = {**vars(options), "run": str(run)}
+  derived_run.write(stored, run, out, weights, name, record, "customise.json")
   print(f"a run that knows the subject is in {out}; sample it with --workdir={out}")
   return 0
 

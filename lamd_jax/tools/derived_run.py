@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tools that make a run of another run share: the parts that stay as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import json
+import pathlib
+import shutil
+from typing import Any
+
+from etils import epath
+import jax
+from ml_collections import ConfigDict
+
+from lamd_jax import exported
+from lamd_jax import limits
+from lamd_jax import run_folder
+from lamd_jax.interchange import clip_image
+from lamd_jax.interchange import clip_text
+from lamd_jax.interchange import dpt
+from lamd_jax.interchange import safetensors_file
+from lamd_jax.modes import imported
+from lamd_jax.systems.registry import SYSTEMS
+from lamd_jax.training import checkpoints
+
+Weights = Mapping[str, Any]  # {stage: {"params": ..., "extras": ...}}
+# Imported network -> its tensors under the names that a run reads.
+_TO_STATE: dict[str, Callable[[Any], dict[str, Any]]] = {
+  "clip_text": clip_text.to_state, "clip_image": clip_image.to_state,
+  "depth": dpt.to_state,
+}  # fmt: skip
+
+
+def write(
+  config: ConfigDict,
+  run: epath.Path,
+  out: epath.Path,
+  weights: Weights,
+  made: str,
+  record: Mapping[str, Any],
+  name: str,
+) -> None:
+  """Makes `out` a run, whose stage `made` lies there already.
+
+  Args:
+    config: of the new run; files are named in it as in `run`'s.
+    run: the run or the export that it was made of.
+    out: the new folder.
+    weights: of all that sampling needs, as `loading.gather` gives them.
+    made: the stage that is new.
+    record: how it was made, for `name`.
+    name: of the record's file.
+  """
+  for stage in SYSTEMS[config.system](config).generates_with:
+    if stage != made and stage in weights:
+      params, extras = weights[stage]["params"], weights[stage]["extras"]
+      checkpoints.write_finished(out / stage, params, {}, extras)
+  for _, value in limits.leaves(config):
+    if isinstance(value, str) and value and (run / value).is_file():
+      (out / value).parent.mkdir(parents=True, exist_ok=True)
+      shutil.copy(run / value, out / value)
+  if exported.holds(run):
+    config = _with_files(config, out, weights)
+  (out / name).write_text(json.dumps(dict(record), indent=2) + "\n")
+  run_folder.write(out, config)  # last: it makes a run of the folder
+
+
+def _with_files(config: ConfigDict, out: epath.Path, weights: Weights) -> ConfigDict:
+  """An export's imported networks as files and stages, which is where runs find them."""
+  borrowed = imported.names(config)
+  config = config.copy_and_resolve_references()
+  gen1 = config.system == "gen1"
+  groups = {
+    "clip_text": (config.model.content, "text_weights") if gen1
+    else (config.model.text, "weights"),
+    "clip_image": (config.model.content, "image_weights"),
+    "depth": (config.model.structure, "depth_weights"),
+  }  # fmt: skip
+  with config.unlocked():
+    config.model.autoencoder_weights = ""
+    for name in borrowed:
+      if name in weights and name in groups:
+        group, key = groups[name]
+        group[key] = f"{name}.safetensors"
+        state = _TO_STATE[name](jax.device_get(weights[name]["params"]))
+        safetensors_file.write(pathlib.Path(out / group[key]), state, {"part": name})
+  return config.lock()
