@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
+from lamd_jax import adapters
 from lamd_jax import editing
 from lamd_jax import inputs
 from lamd_jax import knobs as knobs_lib
@@ -359,19 +360,30 @@ def _in_chunks(run: Callable[[Any], jax.Array], rows: Any, chunk: int) -> np.nda
   return np.concatenate(done)
 
 
-def from_workdir(config: ConfigDict, workdir: epath.Path, weights: str) -> Model:
+def from_workdir(
+  config: ConfigDict, workdir: epath.Path, weights: str,
+  lora: Sequence[adapters.Adapter] = (),
+) -> Model:  # fmt: skip
   """Loads what `loading.gather` finds in the folder of a run or an export."""
-  config, loaded = loading.gather(config, workdir, weights)
+  config, loaded = loading.gather(config, workdir, weights, lora)
   return Model(config, jax.device_put(loaded))
 
 
-def load(path: str | os.PathLike[str], *, weights: str = "ema") -> Model:
+def load(
+  path: str | os.PathLike[str],
+  *,
+  weights: str = "ema",
+  lora: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+  lora_weight: float | Sequence[float] = 1.0,
+) -> Model:
   """Loads a trained model from a folder, or from the Hub.
 
   Args:
     path: the folder of a run (its --workdir) or of an export (tools.export), or
       hub:OWNER/NAME[@REVISION]; the network is asked for the last alone.
     weights: "ema", the moving averages where a stage keeps them, or "raw".
+    lora: LoRA files laid over the weights: one, or several that add.
+    lora_weight: of all of them, or a list with one to each; 0 leaves the model as it is.
 
   Raises:
     ConfigError: no run in that folder. WeightsError: a stage is missing or damaged.
@@ -383,4 +395,4 @@ def load(path: str | os.PathLike[str], *, weights: str = "ema") -> Model:
   if weights not in ("ema", "raw"):
     raise ConfigError(f"weights={weights}: choose ema or raw")
   compile_cache.enable()
-  return from_workdir(config, workdir, weights)
+  return from_workdir(config, workdir, weights, adapters.asked(lora, lora_weight))

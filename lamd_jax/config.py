@@ -233,6 +233,8 @@ def sample_defaults() -> ConfigDict:
       # For all:
       seed=0,
       weights="ema",  # ema | raw
+      lora="",  # LoRA files laid over the weights, with commas between them
+      lora_weight=(1.0,),  # of all of them, or of each
       decode_chunk=4,  # clips decoded at once: bounds peak memory
       formats=("mp4", "gif", "png", "npz"),
       fps=0.0,  # frames a second; 0: as the data

@@ -37,6 +37,9 @@ def settings(
   unknown = [key for key in knobs if key not in found]
   if unknown:
     raise ConfigError(f"{unknown[0]}: no such knob; knobs are {', '.join(found)}")
+  for key in ("lora", "lora_weight"):
+    if key in knobs:
+      raise ConfigError(f"{key}: is of lamd_jax.load, which lays files over the weights")
   found.update(knobs)
   found.guidance = found.guidance or config.diffusion.guidance
   sample_checks.check_sample(found, config)

@@ -191,6 +191,7 @@ LIMITS: dict[str, tuple[float, float]] = {
   "strength": (0.001, 1),
   "shared": (0, 4096),
   "overlap": (0, 4096),
+  "lora_weight": (-100, 100),
   "label": (-1, 10**6),
   "strip": (0, 100),
   "decode_chunk": (1, 10**5),
@@ -208,7 +209,7 @@ FREE_TEXT = (
   "weights_clip_image", "weights_clip_text",
   "image", "motion_from", "video", "depth", "mask", "data.depth_root", "model.denoiser_weights",
   "model.content.image_weights", "model.content.text_weights",
-  "model.structure.depth_weights",
+  "model.structure.depth_weights", "lora",
 )  # fmt: skip
 CHECKED_BELOW = ("stages", "formats", "train.mesh", "topology", "programs")
 

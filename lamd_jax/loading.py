@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import os
 import re
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
+from lamd_jax import adapters
 from lamd_jax import exported
 from lamd_jax.errors import ConfigError
 from lamd_jax.errors import WeightsError
@@ -71,11 +73,15 @@ def _fetch(name: str) -> epath.Path:
 
 
 def gather(
-  config: ConfigDict, workdir: epath.Path, which: str
+  config: ConfigDict,
+  workdir: epath.Path,
+  which: str,
+  lora: Sequence[adapters.Adapter] = (),
 ) -> tuple[ConfigDict, dict[str, Any]]:
   """Returns the config with its files found, and {stage: {"params", "extras"}}.
 
-  A run may have trained some of its stages only; what needs another says so.
+  A run may have trained some of its stages only; what needs another says so. The files
+  of `lora` are laid over the weights.
 
   Raises:
     WeightsError: no stage was trained to its end, or an imported file is not there.
@@ -97,4 +103,4 @@ def gather(
   config = config.copy_and_resolve_references()
   with config.unlocked():
     config.data.vocabulary = imported.find(config.data.vocabulary, workdir)
-  return config, loaded
+  return config, adapters.over(config, loaded, lora)

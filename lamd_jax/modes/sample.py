@@ -11,6 +11,7 @@ from etils import epath
 from ml_collections import ConfigDict
 import numpy as np
 
+from lamd_jax import adapters
 from lamd_jax import api
 from lamd_jax import config as config_lib
 from lamd_jax import editing
@@ -25,7 +26,7 @@ from lamd_jax.training import preemption
 
 
 # What does not change the frames.
-_OF_FILES = ("n", "weights", "formats", "out")
+_OF_FILES = ("n", "weights", "formats", "out", "lora", "lora_weight")
 
 
 def write_clips(
@@ -75,6 +76,10 @@ def _long_videos(
     settings = {
       **knobs, "number": number, "weights": sample.weights, "config_hash": run_hash
     }  # fmt: skip
+    if sample.lora:
+      settings["lora"] = adapters.record(
+        adapters.asked(sample.lora, sample.lora_weight)
+      )
     try:
       video = stream.run(
         model.long_video(number, **knobs),
@@ -93,7 +98,8 @@ def _long_videos(
 def run(config: ConfigDict, workdir: epath.Path, sample: ConfigDict) -> int:
   """Samples as `--sample.*` says; returns the exit code."""
   compile_cache.enable()
-  model = api.from_workdir(config, workdir, sample.weights)
+  lora = adapters.asked(sample.lora, sample.lora_weight)
+  model = api.from_workdir(config, workdir, sample.weights, lora)
   if sample.video:
     return edit.run(model, config, workdir, sample, _texts(sample.text))
   name = f"{sample.sampler}-{sample.steps}-seed{sample.seed}"
@@ -122,6 +128,7 @@ def run(config: ConfigDict, workdir: epath.Path, sample: ConfigDict) -> int:
     print(f"page {gallery.write(folder, title, columns, [], sample, clips[0].fps, [])}")
   record = {
     "sample": sample.to_dict(),
+    "lora": adapters.record(lora),
     "config_hash": run_folder.config_hash(config),
     "run": str(workdir),
     "frames": list(clips[0].frames.shape),

@@ -22,6 +22,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
+from lamd_jax import adapters
 from lamd_jax import exported
 from lamd_jax import loading
 from lamd_jax import run_folder
@@ -163,8 +164,12 @@ def _check_out(out: pathlib.Path) -> None:
     raise ConfigError(f"--out={out}: holds something else; name a new folder")
 
 
-def export(run: str, out: pathlib.Path, licence: str) -> list[str]:
+def export(
+  run: str, out: pathlib.Path, licence: str, lora: Sequence[adapters.Adapter] = ()
+) -> list[str]:
   """Writes the folder, whole or not at all; returns the names of its weight files.
+
+  The files of `lora` are merged into the weights.
 
   Raises:
     ConfigError: no run there, or `out` is taken. WeightsError: as `loading.gather`.
@@ -179,7 +184,7 @@ def export(run: str, out: pathlib.Path, licence: str) -> list[str]:
   shutil.rmtree(partial, ignore_errors=True)
   partial.mkdir(parents=True)
   try:
-    names = _fill(partial, config, workdir, licence)
+    names = _fill(partial, config, workdir, licence, lora)
     if out.exists():
       shutil.rmtree(out)
     os.rename(partial, out)
@@ -191,13 +196,14 @@ def export(run: str, out: pathlib.Path, licence: str) -> list[str]:
 
 
 def _fill(
-  folder: pathlib.Path, config: ConfigDict, workdir: epath.Path, licence: str
-) -> list[str]:
+  folder: pathlib.Path, config: ConfigDict, workdir: epath.Path, licence: str,
+  lora: Sequence[adapters.Adapter],
+) -> list[str]:  # fmt: skip
   names: list[str] = []
-  _, weights = loading.gather(config, workdir, "ema")
+  _, weights = loading.gather(config, workdir, "ema", lora)
   names += exported.write_weights(folder, "ema", weights)
   if _averaged(workdir, tuple(weights)):
-    _, raw = loading.gather(config, workdir, "raw")
+    _, raw = loading.gather(config, workdir, "raw", lora)
     names += exported.write_weights(folder, "raw", raw)
   moved = _config(config, workdir, folder)
   (folder / "config.json").write_text(json.dumps(moved.to_dict(), indent=2) + "\n")
@@ -209,6 +215,7 @@ def _fill(
              "dtype": "uint8", "range": [0, 255], "resize": config.data.resize},
     "files": {name: exported.sha256(folder / name) for name in names},
     "empty": exported.empty_nodes(weights),
+    "lora": [{**r, "file": pathlib.Path(r["file"]).name} for r in adapters.record(lora)],
   }  # fmt: skip
   (folder / exported.FACTS).write_text(json.dumps(record, indent=2) + "\n")
   plain = pathlib.Path(workdir)
@@ -231,9 +238,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
   parser.add_argument(
     "--licence", default="unknown", help="of the weights, for the card; yours to say"
   )
+  parser.add_argument(
+    "--merge", default="", metavar="LORA[,LORA]", help="LoRA files, merged in"
+  )
+  parser.add_argument(
+    "--lora_weight", default="1", metavar="W[,W]", help="of all of them, or of each"
+  )
   options = parser.parse_args(arguments)
   try:
-    names = export(options.workdir, options.out, options.licence)
+    lora = adapters.asked(options.merge, adapters.numbers(options.lora_weight))
+    names = export(options.workdir, options.out, options.licence, lora)
   except InputError as error:
     print(f"lamd_jax: {error}", file=sys.stderr)
     return error.exit_code
