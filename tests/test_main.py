@@ -3,6 +3,7 @@
 
 import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 import lamd_jax
 from lamd_jax import main
 from lamd_jax import media
+from lamd_jax.tools import prepare
+from lamd_jax.tools import prepare_latents
 
 TESTS = pathlib.Path(__file__).parent
 # What a user's config file would hold; `tiny` lies beside this file.
@@ -69,6 +72,46 @@ def test_finished_run_is_not_trained_again(run, capsys):
   assert _main(f"--workdir={run}", "--config.train.report=false") == 0
   assert capsys.readouterr().out.count("finished before") == 2
   assert (run / "diffusion" / "metrics.jsonl").read_text() == before
+
+
+def test_latents_encoded_ahead_are_those_that_training_caches(run, tmp_path, monkeypatch):
+  ahead = tmp_path / "ahead"
+  shutil.copytree(run, ahead)
+  trained = next((run / "latent_cache").iterdir())
+  shutil.rmtree(ahead / "latent_cache")
+  monkeypatch.setattr(prepare_latents, "_PART_BATCHES", 1)  # 32 clips in 2 parts
+
+  def stop(function, tasks):  # broken off after the first part
+    function(tasks[0])
+    raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    prepare_latents.run(ahead, None, stop)
+  parts = ahead / "latent_cache" / f"{trained.name}.parts"
+  first = parts / "00000-of-00002.npz"
+  before = first.stat().st_mtime_ns
+  kept = []
+
+  def rest(function, tasks):
+    kept.append([task.part for task in tasks])
+    for task in tasks:
+      function(task)
+    assert first.stat().st_mtime_ns == before
+
+  prepare_latents.run(ahead, None, rest)
+  assert kept == [[1]] and not parts.exists()
+  made = ahead / "latent_cache" / trained.name
+  assert sorted(p.name for p in made.iterdir()) == [
+    "complete.json", "log_variance.npy", "mean.npy"
+  ]  # fmt: skip
+  for path in made.iterdir():
+    if path.suffix == ".npy":
+      assert path.read_bytes() == (trained / path.name).read_bytes()
+  for folder in (made, trained):
+    complete = json.loads((folder / "complete.json").read_text())
+    assert complete == {"count": 32, "fields": ["log_variance", "mean"]}
+  # A second call has nothing to do.
+  assert prepare.main(["--encode", f"--workdir={ahead}"]) == 0
 
 
 def test_samples_equal_those_of_python(run, tmp_path):

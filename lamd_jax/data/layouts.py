@@ -10,6 +10,7 @@ import re
 from typing import NamedTuple
 
 from lamd_jax.data import frame_folder
+from lamd_jax.data import prepared_folder
 from lamd_jax.data import video_file
 from lamd_jax.data.sources import array_record
 from lamd_jax.data.sources import cater_gen
@@ -68,7 +69,8 @@ DIR/*.csv with columns videoid,page_dir,name and DIR/videos/<page_dir>/<videoid>
   "array_record": """\
 DIR/metadata.json
 DIR/<split>-00000-of-00001.array_record
-DIR/<split>.jsonl""",
+DIR/<split>.jsonl
+What tools.prepare makes of any of the others.""",
   "tfds": """\
 DIR/<name>/<version>/   a TFDS data_dir prepared with file_format=array_record
 --config.data.name=<name>""",
@@ -127,6 +129,9 @@ def _sample(root: pathlib.Path) -> tuple[list[str], list[str]]:
 
 
 def _array_record(root: pathlib.Path) -> Layout | None:
+  if (root / prepared_folder.PREPARATION).is_file():
+    flags = prepared_folder.flags(root)
+    return Layout("ArrayRecord of prepared clips", "array_record", flags=flags)
   if _has(root, "*.array_record") and (root / array_record.METADATA).is_file():
     return Layout("ArrayRecord of clips", "array_record")
   return None

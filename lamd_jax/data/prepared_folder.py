@@ -156,3 +156,13 @@ def check(out: pathlib.Path) -> list[str]:
     elif path.stat().st_size != row["bytes"] or prepared.sha256(path) != row["sha256"]:
       faults.append(f"{name} is not as {MANIFEST} has it")
   return faults
+
+
+def flags(out: pathlib.Path) -> tuple[str, ...]:
+  """Returns the flags by which training takes the clips as they were cut."""
+  try:
+    data = json.loads((out / PREPARATION).read_text("utf-8"))["data"]
+    kept = {**{key: data[key] for key in ("frames", "size")}, "stride": 1}
+  except (OSError, ValueError, KeyError, TypeError):
+    return ()
+  return tuple(f"--config.data.{key}={value}" for key, value in kept.items())

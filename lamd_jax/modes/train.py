@@ -23,6 +23,7 @@ from lamd_jax import types
 from lamd_jax.data import captions
 from lamd_jax.data import pipeline
 from lamd_jax.errors import ConfigError
+from lamd_jax.modes import cached_latents
 from lamd_jax.modes import evaluate
 from lamd_jax.modes import imported
 from lamd_jax.modes import preflight
@@ -39,16 +40,13 @@ from lamd_jax.training import status as status_lib
 from lamd_jax.training import summary
 from lamd_jax.training import writers
 
-# Clips encoded at once when the latent cache is filled.
-_ENCODE_BATCH = 16
 
-
-def _frozen(
-  stage: stage_lib.Stage, config: ConfigDict, workdir: epath.Path
+def weights_of(
+  names: Sequence[str], config: ConfigDict, workdir: epath.Path
 ) -> dict[str, Any]:
-  """Loads the weights the stage reads but does not train."""
+  """Loads weights that a stage reads but does not train."""
   frozen = {}
-  for name in stage.needs:
+  for name in names:
     if imported.is_imported(name, config):
       frozen[name] = imported.LOAD[name](config, workdir)
     else:
@@ -69,19 +67,11 @@ def _earlier(
   return checkpoints.load_weights(workdir / stage.starts_from, "ema", verify)
 
 
-def _clips_of(stage: stage_lib.Stage, config: ConfigDict) -> ConfigDict:
-  """Returns the data group with clips as long as the stage takes them."""
-  data = config.data.copy_and_resolve_references()
-  with data.unlocked():
-    data.frames = stage.frames
-  return data
-
-
 def _video_loader(
   stage: stage_lib.Stage, config: ConfigDict, seed: int
 ) -> pipeline.Loader:
   return pipeline.loader(
-    _clips_of(stage, config),
+    cached_latents.clips_of(stage, config),
     split=config.data.split,
     batch=config.optim[stage.name].batch,
     seed=seed,
@@ -95,7 +85,7 @@ def _preview_batch(
 ) -> types.VideoBatch | None:
   if not config.train.preview_every:
     return None
-  data, count = _clips_of(stage, config), config.train.preview_clips
+  data, count = cached_latents.clips_of(stage, config), config.train.preview_clips
   video = pipeline.clips(data, data.eval_split, count, config.seed)
   tokenize, tokens = captions.tokenizer(data), None
   if tokenize is not None:
@@ -128,27 +118,13 @@ def _cached_latents(
   stop: preemption.Stop,
 ) -> loop.Loader:
   """Encodes the training clips once and serves draws from what was stored."""
-  optim, windows = config.optim[stage.name], config.train.latent_windows
-  data, split = _clips_of(stage, config), config.data.split
-  rows = pipeline.num_videos(data, split)
-  count = rows * windows
-  clips = {"clips": pipeline.fingerprint(data, split), "windows": windows}
-  # What the stage's `encode` keeps of a clip, and the weights that it reads.
-  clips["stage"] = stage.cached_as
-  name = latent_cache.key({name: frozen[name] for name in stage.encoded_by}, clips)
+  cache = cached_latents.plan(stage, config, frozen, workdir)
   dataset = latent_cache.build(
-    stage,
-    frozen,
-    lambda first: pipeline.in_order(
-      data, split, min(_ENCODE_BATCH, rows), config.seed, windows, first
-    ),
-    count,
-    workdir / "latent_cache" / name,
-    stop,
+    stage, frozen, cache.batches, cache.count, cache.folder, stop
   )
   return latent_cache.LatentLoader(
     dataset,
-    batch=optim.batch,
+    batch=config.optim[stage.name].batch,
     seed=config.seed,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
@@ -211,7 +187,7 @@ def _train_stage(
   stop: preemption.Stop,
   status: status_lib.Status,
 ) -> loop.Result:
-  frozen = _frozen(stage, config, workdir)
+  frozen = weights_of(stage.needs, config, workdir)
   return train_stage(
     stage, config, workdir / stage.name, frozen=frozen,
     earlier=_earlier(stage, config, workdir),
@@ -251,7 +227,7 @@ def run(
   stages = [stage for stage in system.stages() if stage.name in config.stages]
   # Before hours of work: clips long enough for every stage, not for the first alone.
   for stage in stages:
-    pipeline.check(_clips_of(stage, config), config.data.split)
+    pipeline.check(cached_latents.clips_of(stage, config), config.data.split)
   run_folder.write(workdir, config)
   print(f"lamd_jax: {config.name}:{config.variant} in {workdir}", flush=True)
   status = status_lib.Status(workdir, len(stages))

@@ -18,6 +18,7 @@ from lamd_jax import config as config_lib
 from lamd_jax import own_data
 from lamd_jax.data import index
 from lamd_jax.data import layouts
+from lamd_jax.data import prepared_folder
 from lamd_jax.errors import DataError
 from lamd_jax.data.records import Entry
 from lamd_jax.data.sources import array_record
@@ -90,6 +91,11 @@ def _report_files(root: pathlib.Path, source: str) -> bool:
 
 
 def _report_records(root: pathlib.Path) -> bool:
+  faults = prepared_folder.check(root)
+  for fault in faults:
+    print(f"problem {fault}")
+  if faults:
+    return False
   for split, row in array_record.load_metadata(root)["splits"].items():
     print(f"{split}: {row['count']} videos {row['width']}x{row['height']}")
     missing = [name for name in row["files"] if not (root / name).is_file()]
@@ -97,6 +103,9 @@ def _report_records(root: pathlib.Path) -> bool:
       print(f"problem {name} is missing")
     if missing:
       return False
+  if (root / prepared_folder.MANIFEST).is_file():
+    lost = len((root / prepared_folder.CORRUPT).read_text("utf-8").splitlines())
+    print(f"shards  each as its SHA-256 says; {lost} bad in {prepared_folder.CORRUPT}")
   return True
 
 

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -106,6 +107,39 @@ def build(
   return found
 
 
+def assemble(
+  parts: Iterator[Mapping[str, np.ndarray]],
+  count: int,
+  directory: str | os.PathLike[str],
+) -> None:
+  """Makes a cache of fields that were encoded elsewhere, as `build` would have.
+
+  Args:
+    parts: rows of every field, in order.
+    count: rows in all.
+    directory: see `build`.
+  """
+  folder = _local(directory)
+  # A name of its own: training that was broken off may have left `.partial`.
+  partial = folder.with_name(f"{folder.name}.assembled")
+  shutil.rmtree(partial, ignore_errors=True)
+  partial.mkdir(parents=True)
+  arrays: dict[str, np.ndarray] = {}
+  done = 0
+  for fields in parts:
+    arrays = arrays or _open(partial, fields, count, resume=False)
+    rows = len(next(iter(fields.values())))
+    for name, values in fields.items():
+      arrays[name][done : done + rows] = values
+    done += rows
+  if done != count:
+    raise ConfigError(f"latent cache: the parts hold {done} clips of {count}")
+  for array in arrays.values():
+    array.flush()
+  _replace(partial / _COMPLETE, {"count": count, "fields": sorted(arrays)})
+  partial.rename(folder)
+
+
 def _fill(
   stage: Stage,
   frozen: Frozen,
@@ -119,7 +153,7 @@ def _fill(
   progress = partial / _PROGRESS
   done = json.loads(progress.read_text())["done"] if progress.exists() else 0
   arrays: dict[str, np.ndarray] = {}
-  encode = _encoder(stage, frozen)
+  encode = encoder(stage, frozen)
   for batch in batches(done) if done < count else ():
     if stop.requested():
       _stopped(done, count)
@@ -142,10 +176,13 @@ def _fill(
   partial.rename(folder)
 
 
-def _encoder(
+def encoder(
   stage: Stage, frozen: Frozen
 ) -> Callable[[types.VideoBatch], dict[str, np.ndarray]]:
-  """Returns a function from a batch to NumPy fields, over this process's devices."""
+  """Returns a function from a batch to the fields that are stored, by name.
+
+  It runs over this process's devices, and encodes a clip alike in batches of one size.
+  """
   mesh = sharding.make_mesh("dp", jax.local_devices())
   whole = sharding.replicated(mesh)
   weights = jax.device_put(_plain(frozen), whole)
