@@ -22,7 +22,10 @@ def duration(seconds: float) -> str:
 
 
 class Console:
-  """Prints `[stage] step 120/1000  loss 0.213  3.4 steps/s  ETA 4:20`."""
+  """Prints `[stage] step 120/1000  loss 0.213  3.4 steps/s  input 2%  ETA 4:20`.
+
+  `input` is the share of the time that the devices waited for batches, of late.
+  """
 
   def __init__(
     self,
@@ -37,7 +40,7 @@ class Console:
     self._stream = sys.stderr if stream is None else stream
     self._live = self._stream.isatty()
     self._clock = clock
-    self._losses = ""
+    self._losses = self._input = ""
     self._width = 0
     self.start(0)
 
@@ -61,6 +64,10 @@ class Console:
     self._losses = "".join(f"  {name} {value:.4g}" for name, value in found.items())
     self._print(last=step >= self._steps)
 
+  def input_wait(self, share: float) -> None:
+    """Takes note of the share of the time that the devices waited for batches."""
+    self._input = f"  input {share:.0%}"
+
   def advance(self, step: int) -> None:
     """A step was started."""
     self._step = step
@@ -81,7 +88,7 @@ class Console:
       return text + "  compiling"
     rate = (self._step - self._origin[0]) / max(1e-9, now - self._origin[1])
     left = duration((self._steps - self._step) / rate)
-    return f"{text}  {rate:.3g} steps/s  ETA {left}"
+    return f"{text}  {rate:.3g} steps/s{self._input}  ETA {left}"
 
   def _print(self, last: bool) -> None:
     now = self._clock()

@@ -21,9 +21,11 @@ from lamd_jax import rng
 from lamd_jax.training import checkpoints
 from lamd_jax.training import monitor as monitor_lib
 from lamd_jax.training import preemption
+from lamd_jax.training import profile as profile_lib
 from lamd_jax.training import sharding
 from lamd_jax.training import state as state_lib
 from lamd_jax.training import step as step_lib
+from lamd_jax.training import throughput as throughput_lib
 from lamd_jax.training.stage import Batch, Frozen, Stage, Tree
 from lamd_jax.training.state import State
 from lamd_jax.training.writers import Writer
@@ -49,6 +51,7 @@ class _Run(NamedTuple):
   """What stays the same during a run."""
 
   stage: Stage
+  workdir: epath.PathLike
   optim: ConfigDict
   train: ConfigDict
   mesh: Mesh
@@ -106,8 +109,9 @@ def train(
     return Result("finished", checkpoints.finished_step(workdir))
   with jax.set_mesh(mesh), _open_store(config.train, workdir) as store:
     run, state = _prepare(
-      stage, config, mesh, frozen, earlier, min_shard_bytes, store, loader, stop, writer
-    )
+      stage, config, workdir, mesh, frozen, earlier, min_shard_bytes, store, loader,
+      stop, writer,
+    )  # fmt: skip
     state, step = _restore(run, state)
     writer.rewind(step)  # forget what a killed run logged beyond its checkpoint
     with jax.transfer_guard("disallow"):  # one that nobody asked for is an error
@@ -135,6 +139,7 @@ def _open_store(train_config: ConfigDict, workdir: epath.PathLike) -> checkpoint
 def _prepare(
   stage: Stage,
   config: ConfigDict,
+  workdir: epath.PathLike,
   mesh: Mesh,
   frozen: Frozen,
   earlier: Mapping[str, Tree] | None,
@@ -165,6 +170,7 @@ def _prepare(
   }
   run = _Run(
     stage=stage,
+    workdir=workdir,
     optim=optim,
     train=config.train,
     mesh=mesh,
@@ -199,28 +205,37 @@ def _steps(
 
   The order within a step matters. A save comes before `next`, so that the loader's
   place is that of the state; the log is fetched after the next step is under way, so
-  that the device does not wait for the host.
+  that the device does not wait for the host. Steps are started without waiting for their
+  end, so the next batch travels to the devices while they compute: there is no batch in
+  between that a checkpoint would have to know of.
   """
   first = step
   batches = iter(run.loader)
+  throughput = throughput_lib.Throughput(list(run.mesh.devices.flat))
   monitor = monitor_lib.Monitor(
-    run.stage.name, step, run.optim.steps, run.train, run.writer
+    run.stage.name, step, run.optim.steps, run.train, run.writer, throughput
   )
+  profile = profile_lib.Profile(run.workdir, first, run.train.profile_steps)
   previews = _Previews(run, preview_batch)
   while step < run.optim.steps and not preemption.agreed(run.stop, step):
     if step > first and step % run.train.checkpoint_every == 0:
       monitor.drain()  # a state that tripped the guard must not be saved
       run.store.save(state, run.loader.get_state())
     run.store.check()
-    host_batch = next(batches)
+    with monitor.waiting():
+      host_batch = next(batches)
     batch = sharding.place_batch(host_batch, run.mesh)
-    update = run.steps[run.stage.variant_at(step)]
-    state, report = update(state, run.frozen, run.root, batch)
+    variant = run.stage.variant_at(step)
+    update, given = run.steps[variant], (state, run.frozen, run.root, batch)
+    throughput.count(variant, update, *given)
+    profile.before(step, state)
+    state, report = update(*given)
     step += 1
     monitor.after_step(step, report, host_batch.index)
     if monitor_lib.due(step, run.train.preview_every) or step == run.optim.steps:
       previews.write(step, state)
   monitor.drain()
+  profile.stop(state)
   return state, step
 
 

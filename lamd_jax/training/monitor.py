@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Callable, Iterator
+import contextlib
+import time
 
 from absl import logging
 import jax
@@ -12,7 +15,8 @@ import numpy as np
 
 from lamd_jax.training.state import Guard
 from lamd_jax.training.step import Report
-from lamd_jax.training.writers import Writer
+from lamd_jax.training.throughput import Throughput
+from lamd_jax.training.writers import INPUT_WAIT, Writer
 
 # Steps that may wait on the device. One runs and one waits: the device is never idle,
 # and batches do not pile up in its memory.
@@ -27,13 +31,34 @@ class Monitor:
   """Logs steps a little after they ran, and ends the run when the guard tripped."""
 
   def __init__(
-    self, stage: str, first: int, steps: int, train: ConfigDict, writer: Writer
+    self,
+    stage: str,
+    first: int,
+    steps: int,
+    train: ConfigDict,
+    writer: Writer,
+    throughput: Throughput,
+    clock: Callable[[], float] = time.monotonic,
   ):
-    """Args: the stage, steps done before, its last, `config.train`, where to log."""
+    """Makes the monitor.
+
+    Args:
+      stage: its name.
+      first: steps done before.
+      steps: its last step.
+      train: `config.train`.
+      writer: where to log.
+      throughput: counts the steps' arithmetic as they are started.
+      clock: in seconds.
+    """
+    self._clock = clock
+    self._waited = 0.0  # seconds without work for the device, since `_since`
+    self._since: float | None = None
     self._stage = stage
     self._steps = steps
     self._train = train
     self._writer = writer
+    self._throughput = throughput
     self._queued: collections.deque[Report] = collections.deque()
     self._pending: tuple[int, Report] | None = None
     self._latest: tuple[int, Report] | None = None
@@ -43,9 +68,25 @@ class Monitor:
     )
     self._checked = first  # up to this step the guard is known
 
+  @contextlib.contextmanager
+  def waiting(self) -> Iterator[None]:
+    """Is put around the wait for a batch.
+
+    The wait counts if the device had nothing left to do at its end: while a step is
+    under way, waiting costs nothing. What is counted is thus at least the time that the
+    device stood still, and at most that and the end of the step before.
+    """
+    begun = self._clock()
+    yield
+    if self._latest and self._latest[1].guard.last.is_ready():
+      self._waited += self._clock() - begun
+
   def after_step(self, step: int, report: Report, index: np.ndarray) -> None:
     """Takes note of a step that was started; logs the one before if it is due."""
     self._indices.append((step, np.array(index)))
+    if self._since is None:
+      self._since = self._clock()  # after the first step was compiled
+      self._throughput.take(0)
     if self._pending:
       self._log(*self._pending)
       self._pending = None
@@ -69,8 +110,15 @@ class Monitor:
   def _log(self, step: int, report: Report) -> None:
     metrics, guard = jax.device_get(report)
     scalars = {name: float(x) for name, x in sorted(metrics.items())}
-    self._writer.write_scalars(step, scalars)
+    self._writer.write_scalars(step, {**scalars, **self._rates()})
     self._check(step, guard)
+
+  def _rates(self) -> dict[str, float]:
+    """Returns what the time since the last call went by with."""
+    seconds = self._clock() - self._since
+    share = min(self._waited / seconds, 1.0) if seconds > 0 else 0.0
+    self._waited, self._since = 0.0, self._since + seconds
+    return {INPUT_WAIT: share, **self._throughput.take(seconds)}
 
   def _check(self, step: int, guard: Guard) -> None:
     limit = self._train.max_nonfinite

@@ -2,11 +2,12 @@
 """WORKDIR/STATUS: one line of JSON that says how a run stands, for schedulers.
 
   {"state": "training", "stage": "diffusion", "number": 2, "stages": 2, "step": 120,
-   "steps": 300, "steps_per_second": 2.1, "eta_seconds": 85, "error": "",
-   "updated": "2026-01-01T12:00:00+00:00"}
+   "steps": 300, "steps_per_second": 2.1, "input_wait": 0.02, "eta_seconds": 85,
+   "error": "", "updated": "2026-01-01T12:00:00+00:00"}
 
 `state` is starting, training, scoring, finished, preempted (the same command goes on)
-or failed (`error` says why). `eta_seconds` is of the stage, null until it is known. A
+or failed (`error` says why). `eta_seconds` is of the stage, `input_wait` the share of the
+time that the devices waited for batches of late; null until they are known. A
 state that is not final and was not updated for minutes is that of a process that died.
 """
 
@@ -43,7 +44,8 @@ class Status:
     self._origin: tuple[int, float] | None = None
     self._facts = {
       "state": "starting", "stage": "", "number": 0, "stages": stages, "step": 0,
-      "steps": 0, "steps_per_second": None, "eta_seconds": None, "error": "",
+      "steps": 0, "steps_per_second": None, "input_wait": None, "eta_seconds": None,
+      "error": "",
     }  # fmt: skip
 
   def stage(self, name: str, number: int, steps: int) -> None:
@@ -51,7 +53,7 @@ class Status:
     self._origin = None
     self._facts.update(
       state="training", stage=name, number=number, step=0, steps=steps,
-      steps_per_second=None, eta_seconds=None,
+      steps_per_second=None, input_wait=None, eta_seconds=None,
     )  # fmt: skip
     self._write()
 
@@ -68,6 +70,10 @@ class Status:
         self._facts["steps_per_second"] = round(done / seconds, 4)
         self._facts["eta_seconds"] = round(left * seconds / done)
       self._write()
+
+  def input_wait(self, share: float) -> None:
+    """The devices waited for batches for this share of the time; written by `step`."""
+    self._facts["input_wait"] = round(share, 4)
 
   def state(self, state: str, error: str = "") -> None:
     """The run is in another state."""

@@ -2,7 +2,8 @@
 """Where a run's numbers and clips go, under clu's method names.
 
 `metrics.jsonl` is the record of truth: after a resume it holds what the unbroken run
-would have written. The console and TensorBoard mirror it; previews lie under
+would have written, but for the times (`seconds`, `input_wait`, `tflops_per_second`,
+`utilisation`). The console and TensorBoard mirror it; previews lie under
 `samples/step_N/`.
 """
 
@@ -29,6 +30,7 @@ from lamd_jax.training.console import Console
 
 Clips = Mapping[str, np.ndarray]  # name -> [N,T,H,W,3] uint8
 Scalars = Mapping[str, float]
+INPUT_WAIT = "input_wait"  # share of the time that the devices waited for batches
 
 
 class Writer:
@@ -105,6 +107,8 @@ class ConsoleWriter(Writer):
     self._console = console
 
   def write_scalars(self, step: int, scalars: Scalars) -> None:
+    if INPUT_WAIT in scalars:
+      self._console.input_wait(scalars[INPUT_WAIT])
     self._console.losses(step, scalars)
 
   def advance(self, step: int) -> None:
@@ -125,6 +129,10 @@ class StatusWriter(Writer):
 
   def __init__(self, status: status_lib.Status):
     self._status = status
+
+  def write_scalars(self, step: int, scalars: Scalars) -> None:
+    if INPUT_WAIT in scalars:
+      self._status.input_wait(scalars[INPUT_WAIT])
 
   def advance(self, step: int) -> None:
     self._status.step(step)

@@ -82,6 +82,8 @@ def _log(workdir):
   rows = [json.loads(line) for line in lines]
   for row in rows:
     del row["seconds"]
+    assert 0 <= row.pop("input_wait") <= 1
+    assert row.pop("tflops_per_second") >= 0  # no matrix products in it
   return rows
 
 
@@ -162,6 +164,42 @@ def test_each_variant_is_traced_once(tmp_path):
   _train(tmp_path, "fsdp", stage=stage)
   # `jax.grad` inside one trace of the step calls forward once.
   assert sorted(stage.traces) == ["doubled", "plain"]
+
+
+def test_the_next_batch_is_placed_before_a_step_is_waited_for(tmp_path, monkeypatch):
+  events, step_of = [], {}
+  place, after = sharding.place_batch, monitor.Monitor.after_step
+
+  def placed(batch, mesh):
+    events.append(("placed", int(batch.index[0]) // 16 + 1))
+    return place(batch, mesh)
+
+  def started(self, step, report, index):
+    step_of[id(report)] = step
+    after(self, step, report, index)
+
+  def watch(name):
+    wait = getattr(jax, name)
+
+    def waited(tree):
+      if id(tree) in step_of:
+        events.append(("waited for", step_of[id(tree)]))
+      return wait(tree)
+
+    monkeypatch.setattr(jax, name, waited)
+
+  watch("block_until_ready")
+  watch("device_get")
+  monkeypatch.setattr(sharding, "place_batch", placed)
+  monkeypatch.setattr(monitor.Monitor, "after_step", started)
+  config = toy_stage.config()
+  config.train.checkpoint_every = 100  # a save waits for its step
+  _train(tmp_path, config=config)
+  waits = [step for event, step in events if event == "waited for"]
+  assert {2, 4, 6} <= set(waits)  # those that are logged
+  for at, (event, step) in enumerate(events):
+    if event == "waited for" and step < 6:
+      assert ("placed", step + 1) in events[:at], events
 
 
 def test_resume_must_and_never(unbroken, tmp_path):

@@ -7,14 +7,19 @@ import io
 import json
 import sys
 import types
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import pytest
 import toy_stage
 
 from lamd_jax.errors import ConfigError
+from lamd_jax.training import console
+from lamd_jax.training import monitor
 from lamd_jax.training import status as status_lib
 from lamd_jax.training import summary
+from lamd_jax.training import throughput
 from lamd_jax.training import writers
 
 
@@ -42,6 +47,63 @@ def test_status_counts_the_time_left_without_the_compilation(tmp_path):
   found = _read(tmp_path)
   assert found["state"] == "finished" and found["eta_seconds"] == 0
   assert [p.name for p in tmp_path.iterdir()] == ["STATUS"]
+
+
+class _Report(NamedTuple):
+  metrics: dict
+  guard: Any
+
+
+class _Ready(np.ndarray):
+  """A scalar that says whether the device has made it."""
+
+  done = True
+
+  def is_ready(self):
+    return self.done
+
+
+def test_waiting_for_input_counts_where_the_device_has_nothing_to_do(tmp_path, monkeypatch):
+  """10 steps of 1 s: batches take 3 s, of which the device works through the first."""
+  now, rows = [0.0], []
+  monkeypatch.setattr(monitor.jax, "block_until_ready", lambda report: None)
+  monkeypatch.setattr(monitor.jax, "device_get", lambda tree: tree)
+  status = status_lib.Status(tmp_path, 1, clock=lambda: now[0])
+  status.stage("toy", 1, 10)
+  record = writers.Writer()
+  record.write_scalars = lambda step, scalars: rows.append((step, scalars))
+  writer = writers.MultiWriter([writers.StatusWriter(status), record])
+  train = toy_stage.config().train
+  train.log_every = 5
+  counter = throughput.Throughput(jax.devices())
+  watch = monitor.Monitor("toy", 0, 10, train, writer, counter, clock=lambda: now[0])
+  last = np.zeros((), np.int32).view(_Ready)
+  for step in range(1, 11):
+    with watch.waiting():
+      now[0] += 3.0 if step > 5 else 0.5
+    last.done = step >= 5  # as batches of the later steps are waited for, it is idle
+    guard = types.SimpleNamespace(last=last, tripped=0, skipped=0)
+    watch.after_step(step, _Report({"loss/a": 1.0}, guard), np.arange(2))
+    now[0] += 1.0
+  watch.drain()
+  # Steps 1-5 are logged at the 6th. Time counts from the first step on: 4 x 1.5 s, then 1
+  # and 3 s, and those 3 found the device idle. Then 4 more waits of 3 s in 17 s.
+  found = [(step, scalars[writers.INPUT_WAIT]) for step, scalars in rows]
+  assert found == [(5, pytest.approx(3 / 10)), (10, pytest.approx(12 / 17))]
+  status.step(10)
+  assert _read(tmp_path)["input_wait"] == round(12 / 17, 4)
+
+
+def test_progress_line_shows_the_wait_for_input():
+  now, stream = [0.0], io.StringIO()
+  line = console.Console("toy", 2, stream, clock=lambda: now[0])
+  writer = writers.ConsoleWriter(line)
+  for step in (1, 2):
+    now[0] += 0.5
+    writer.advance(step)
+  writer.write_scalars(2, {"loss/a": 0.5, writers.INPUT_WAIT: 0.124})
+  last = stream.getvalue().splitlines()[-1]
+  assert last == "[toy] step 2/2  loss 0.5  2 steps/s  input 12%  ETA 0s"
 
 
 def test_status_is_not_written_at_each_step(tmp_path):
