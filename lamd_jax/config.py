@@ -109,27 +109,37 @@ def _conditional(**changes: float) -> ConfigDict:
   return ConfigDict({**group, **changes})
 
 
-def _optim() -> ConfigDict:
-  """One stage's optimisation."""
+def _distill() -> ConfigDict:
+  """The stage that makes a sampler of few steps out of a trained diffusion stage."""
   return ConfigDict(
     dict(
-      steps=100_000,
-      batch=8,  # clips a step, over all devices and micro-batches
-      accumulate=1,  # micro-batches a step
-      optimizer="adamw",  # adamw | muon
-      learning_rate=1e-4,
-      schedule="constant",  # constant | cosine
-      warmup=0,  # steps
-      final_fraction=0.0,  # of the learning rate, where the cosine ends
-      b1=0.9,
-      b2=0.999,
-      epsilon=1e-8,
-      weight_decay=0.0,
-      clip_norm=0.0,  # global norm of a group's gradient; 0: off
-      ema_decay=0.0,  # 0: off
-      ema_warmup=True,  # decay = min(ema_decay, (1+n)/(10+n))
+      skip=20,  # levels of diffusion.steps that the teacher goes down at once
+      guidance=0.0,  # classifier-free, that the student learns; 0: diffusion.guidance
+      loss="pseudo_huber",  # pseudo_huber | l2
     )
   )
+
+
+def _optim(**changes: float) -> ConfigDict:
+  """One stage's optimisation."""
+  group = dict(
+    steps=100_000,
+    batch=8,  # clips a step, over all devices and micro-batches
+    accumulate=1,  # micro-batches a step
+    optimizer="adamw",  # adamw | muon
+    learning_rate=1e-4,
+    schedule="constant",  # constant | cosine
+    warmup=0,  # steps
+    final_fraction=0.0,  # of the learning rate, where the cosine ends
+    b1=0.9,
+    b2=0.999,
+    epsilon=1e-8,
+    weight_decay=0.0,
+    clip_norm=0.0,  # global norm of a group's gradient; 0: off
+    ema_decay=0.0,  # 0: off
+    ema_warmup=True,  # decay = min(ema_decay, (1+n)/(10+n))
+  )
+  return ConfigDict({**group, **changes})
 
 
 def _train() -> ConfigDict:
@@ -148,6 +158,7 @@ def _train() -> ConfigDict:
       checkpoint_keep_every=0,  # steps; 0: none kept beside the newest
       checkpoint_verify="full",  # full | size | off: manifest check on restore
       log_every=50,
+      profile_steps=0,  # of each stage and start, after ten: a trace in STAGE/profile
       preview_every=1000,  # steps; 0: off
       preview_clips=4,
       preview_steps=20,  # sampler steps of a preview
@@ -177,6 +188,7 @@ def defaults() -> ConfigDict:
       interpolation=_conditional(latents=5, p_prediction=0.0, p_interpolation=0.9),
       # Gen-1 from its video stage on: share of steps that take frames as pictures.
       joint=ConfigDict(dict(image_share=0.125)),
+      distill=_distill(),
       optim=dict(
         autoencoder=_optim(),
         diffusion=_optim(),
@@ -190,20 +202,27 @@ def defaults() -> ConfigDict:
         structure=_optim(),
         structure_levels=_optim(),
         prior=_optim(),
+        distill=_optim(ema_decay=0.95),  # as latent consistency models have
       ),
       train=_train(),
     )
   )
 
 
-def sample_defaults() -> ConfigDict:
-  """`--sample.*`, and the defaults of `generate()` in Python."""
-  return ConfigDict(
+# Of `--sample.*` and `--eval.*`, what is another default with a sampler.
+_OF_SAMPLER = {"consistency": dict(steps=4, spacing="trailing")}
+
+
+def sample_defaults(sampler: str = "") -> ConfigDict:
+  """`--sample.*`, and the defaults of `generate()` in Python, with a sampler asked for."""
+  group = ConfigDict(
     dict(
       n=4,  # clips
       batch=16,  # clips a compiled call
       frames=0,  # of a clip; 0: as trained
-      sampler="dpmpp_2m",  # ddpm | ddim | dpmpp_2m | unipc | heun | euler
+      # ddpm | ddim | dpmpp_2m | unipc | heun | euler; of runs with a stage distill:
+      # consistency, whose defaults are steps=4 and spacing="trailing"
+      sampler="dpmpp_2m",
       steps=20,
       spacing="log_snr",  # log_snr | trailing | uniform | ddim_release
       eta=0.0,  # DDIM's noise: 0 deterministic, 1 as DDPM
@@ -241,11 +260,13 @@ def sample_defaults() -> ConfigDict:
       out="",  # folder; default WORKDIR/samples/<sampler>-<steps>-seed<seed>
     )
   )
+  group.update(_OF_SAMPLER.get(sampler, {}))
+  return group
 
 
-def eval_defaults() -> ConfigDict:
-  """`--eval.*`."""
-  return ConfigDict(
+def eval_defaults(sampler: str = "") -> ConfigDict:
+  """`--eval.*`, with a sampler asked for."""
+  group = ConfigDict(
     dict(
       clips=64,  # clips of each kind that are scored
       batch=16,
@@ -275,6 +296,8 @@ def eval_defaults() -> ConfigDict:
       vocabulary="",  # CLIP's merges.txt
     )
   )
+  group.update(_OF_SAMPLER.get(sampler, {}))
+  return group
 
 
 def compile_defaults() -> ConfigDict:

@@ -33,7 +33,7 @@ def settings(
     ConfigError: a knob that is unknown or out of range. WeightsError: what they ask
       for was not trained.
   """
-  found = config_lib.sample_defaults()
+  found = config_lib.sample_defaults(knobs.get("sampler", ""))
   unknown = [key for key in knobs if key not in found]
   if unknown:
     raise ConfigError(f"{unknown[0]}: no such knob; knobs are {', '.join(found)}")
@@ -41,12 +41,18 @@ def settings(
     if key in knobs:
       raise ConfigError(f"{key}: is of lamd_jax.load, which lays files over the weights")
   found.update(knobs)
-  found.guidance = found.guidance or config.diffusion.guidance
+  found.guidance = guidance(found, config)
   sample_checks.check_sample(found, config)
   for stage in sample_checks.stages_of(found, config):
     if stage not in trained:
       raise WeightsError(f"the stage {stage} of this run is not trained to its end")
   return found
+
+
+def guidance(found: ConfigDict, config: ConfigDict) -> float:
+  """What was asked for; where nothing was, the run's, which a distilled network has."""
+  distilled = found.sampler == sample_checks.DISTILLED
+  return found.guidance or (1.0 if distilled else config.diffusion.guidance)
 
 
 def name(given: Any) -> str:

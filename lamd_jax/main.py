@@ -140,8 +140,13 @@ def resolve(line: command_line.CommandLine) -> Request:
   if config.data.choose:
     typed = {key for group, key, _ in line.overrides if group == "config"}
     print("\n".join(own_data.settle(config, stored, typed)), flush=True)
-  sample = command_line.apply(config_lib.sample_defaults(), "sample", line)
-  evaluation = command_line.apply(config_lib.eval_defaults(), "eval", line)
+  typed = {(group, key): text for group, key, text in line.overrides}
+  sample, evaluation = (
+    command_line.apply(defaults(typed.get((group, "sampler"), "")), group, line)
+    for group, defaults in (
+      ("sample", config_lib.sample_defaults), ("eval", config_lib.eval_defaults)
+    )
+  )  # fmt: skip
   if stored is not None:
     run_folder.check_same(stored, config, workdir)
   distributed.initialize()  # Before the first question about devices.

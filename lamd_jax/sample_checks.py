@@ -10,6 +10,7 @@ from lamd_jax import validation
 from lamd_jax.errors import ConfigError
 
 FORMATS = ("mp4", "gif", "png", "npz")
+DISTILLED = "consistency"  # the sampler of what the stage distill makes
 
 
 def time_factor(config: ConfigDict) -> int:
@@ -33,10 +34,11 @@ def stages_of(sample: ConfigDict, config: ConfigDict) -> tuple[str, ...]:
   Raises:
     ConfigError: the run's config trains no such stage.
   """
+  distilled = ("distill",) if sample.sampler == DISTILLED else ()
   if config.system == "lamd":
-    return _motion_stages(sample, config)
+    return (*_motion_stages(sample, config), *distilled)
   if config.system == "gen1":
-    return _edit_stages(sample, config)
+    return (*_edit_stages(sample, config), *distilled)
   dense = dense_stage(config)
   needed = {
     "none": ("diffusion",) if "diffusion" in config.stages else (dense,),
@@ -51,7 +53,7 @@ def stages_of(sample: ConfigDict, config: ConfigDict) -> tuple[str, ...]:
       f"--sample.long={sample.long}: this run trains no {what}, its stages are"
       f" {', '.join(config.stages)}; see configs/lvdm_sky_long.py"
     )
-  return ("autoencoder", *needed)
+  return ("autoencoder", *needed, *distilled)
 
 
 def _motion_stages(sample: ConfigDict, config: ConfigDict) -> tuple[str, ...]:
@@ -88,6 +90,7 @@ def check_sample(sample: ConfigDict, config: ConfigDict) -> None:
       f"--sample.formats={sample.formats}: choose from {', '.join(FORMATS)}"
     )
   _check_steps("sample", sample, config)
+  _check_distilled("sample", sample, config)
   if config.system == "gen1":
     _check_edit(sample, config)
     return
@@ -339,6 +342,12 @@ def check_eval(evaluation: ConfigDict, config: ConfigDict) -> None:
   if config.system == "gen1":
     check_structure_level("eval", evaluation, config)
   _check_steps("eval", evaluation, config)
+  _check_distilled("eval", evaluation, config)
+  if config.system == "gen1" and evaluation.sampler == DISTILLED:
+    raise ConfigError(
+      f"--eval.sampler={DISTILLED}: gen1's report compares scales of guidance, which a"
+      " distilled network has but one of; look at --mode=sample"
+    )
 
 
 def _check_steps(flag: str, group: ConfigDict, config: ConfigDict) -> None:
@@ -346,4 +355,26 @@ def _check_steps(flag: str, group: ConfigDict, config: ConfigDict) -> None:
     raise ConfigError(
       f"--{flag}.steps={group.steps}: more than the diffusion.steps="
       f"{config.diffusion.steps} of the run"
+    )
+
+
+def _check_distilled(flag: str, group: ConfigDict, config: ConfigDict) -> None:
+  """Raises ConfigError if the distilled network is asked for what it does not know."""
+  if group.sampler != DISTILLED:
+    return
+  where = f"--{flag}.sampler={DISTILLED}"
+  if "distill" not in config.stages:
+    raise ConfigError(
+      f"{where}: this run has no distilled network; train one with"
+      f" --config.stages={','.join(config.stages)},distill"
+    )
+  for key in ("guidance", "temporal_guidance"):
+    if group[key] not in (0, 1):
+      raise ConfigError(
+        f"--{flag}.{key}={group[key]}: the distilled network has the guidance that it"
+        " was trained with (config.distill.guidance); leave it at 1"
+      )
+  if group.long != "none" and (flag == "sample" or group.task == "long"):
+    raise ConfigError(
+      f"{where}: long videos are made by stages that are not distilled; take another"
     )

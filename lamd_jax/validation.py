@@ -60,12 +60,19 @@ def _check_world(config: ConfigDict) -> None:
 
 
 _STAGES = {
-  "lvdm": ("autoencoder", "diffusion", "prediction", "interpolation"),
-  "lamd": ("motion_autoencoder", "motion_diffusion"),
+  "lvdm": ("autoencoder", "diffusion", "prediction", "interpolation", "distill"),
+  "lamd": ("motion_autoencoder", "motion_diffusion", "distill"),
   "gen1": (
     "autoencoder", "content", "image", "video", "structure", "structure_levels", "prior",
+    "distill",
   ),
 }  # fmt: skip
+# The stages that the stage distill can learn from; the last of those that are trained.
+_TEACHERS = {
+  "lvdm": ("diffusion",),
+  "lamd": ("motion_diffusion",),
+  "gen1": ("image", "video", "structure", "structure_levels"),
+}
 
 
 def _check_lvdm(config: ConfigDict) -> None:
@@ -237,6 +244,23 @@ def _check_denoiser(config: ConfigDict) -> None:
     fail("model.denoiser.temporal_kernel", denoiser.temporal_kernel, "must be odd")
 
 
+def _check_distill(config: ConfigDict) -> None:
+  distill, model = config.distill, config.model
+  teachers = _TEACHERS[config.system]
+  if not set(teachers) & set(config.stages):
+    fail("stages", config.stages,
+         f"distill learns from {' or '.join(teachers)}, which is not among them")  # fmt: skip
+  if distill.skip >= config.diffusion.steps:
+    fail("distill.skip", distill.skip,
+         f"must be below diffusion.steps={config.diffusion.steps}")  # fmt: skip
+  told = model.text.encoder != "none" or (
+    config.system == "gen1" or config.system == "lamd" and model.motion.num_classes
+  )
+  if distill.guidance not in (0, 1) and not told:
+    fail("distill.guidance", distill.guidance,
+         "this model has nothing to be guided by; leave it at 0")  # fmt: skip
+
+
 def _check_optim(config: ConfigDict, devices: int) -> None:
   known = _STAGES[config.system]
   if not config.stages:
@@ -247,6 +271,8 @@ def _check_optim(config: ConfigDict, devices: int) -> None:
            f"{stage} is no stage; choose from {', '.join(known)}")  # fmt: skip
     if stage in ("prediction", "interpolation"):
       _check_conditional(config, stage)
+    if stage == "distill":
+      _check_distill(config)
     optim = config.optim[stage]
     if optim.batch % (optim.accumulate * devices):
       fail(f"optim.{stage}.batch", optim.batch,

@@ -191,8 +191,7 @@ def sample_settings(config: ConfigDict, sample: ConfigDict) -> ConfigDict:
   """`--sample.*` with what 0 stands for."""
   settings = config_lib.sample_defaults()
   settings.update(sample)
-  if not settings.guidance:
-    settings.guidance = config.diffusion.guidance
+  settings.guidance = knobs.guidance(settings, config)
   return settings
 
 

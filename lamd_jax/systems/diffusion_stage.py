@@ -3,32 +3,114 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from lamd_jax import rng
+from lamd_jax import types
+from lamd_jax.diffusion import guidance as guidance_lib
 from lamd_jax.diffusion import process as process_lib
 from lamd_jax.diffusion import weighting
 from lamd_jax.systems.sampling import SamplerSettings
 from lamd_jax.training import stage as stage_lib
 
 Tree = stage_lib.Tree
+Denoiser = Callable[[jax.Array, jax.Array, types.Conditions], jax.Array]
+
+
+class Shown(NamedTuple):
+  """What a step shows the network, but for noise and its level."""
+
+  z0: jax.Array  # [B,T,h,w,c] float32, drawn from the posterior; carries no gradient
+  index: jax.Array  # [B] int32, of the rows: their noise is drawn by it
+  conditions: types.Conditions
+  # Makes what takes out of conditions what guidance drops; its result None: nothing is.
+  null: Callable[[], guidance_lib.Null | None]
+  extras: Tree  # of the stage, updated
 
 
 class DenoiserStage(stage_lib.SingleVariant):
-  """The loss, the previews' sampler, and the parts of a stage that hold nothing.
+  """The step, the previews' sampler, and the parts of a stage that hold nothing.
 
-  A subclass sets `name`, `groups`, `needs`, `averaged` and `frames`.
+  A subclass sets `name`, `groups`, `needs`, `averaged` and `frames`, says what the
+  network is shown and which it is, and makes clips of it.
   """
 
   trains_on_latents = True
   measures = False  # steps take statistics of the data into the extras
   groups: tuple[str, ...]
+  network: tuple[str, ...] = ("denoiser",)  # those of `groups` that denoise
+
+  def show(
+    self,
+    params: dict[str, Tree],
+    extras: Tree,
+    frozen: stage_lib.Frozen,
+    batch: stage_lib.Batch,
+    streams: rng.Streams,
+    variant: str,
+  ) -> Shown:
+    """The part of `forward` before noise; pure and traceable."""
+    raise NotImplementedError
+
+  def network_of(self, params: dict[str, Tree], variant: str) -> Denoiser:
+    """The denoiser that the groups `network` are the parameters of."""
+    raise NotImplementedError
+
+  def clips(
+    self,
+    params: dict[str, Tree],
+    extras: Tree,
+    frozen: stage_lib.Frozen,
+    batch: stage_lib.Batch,
+    streams: rng.Streams,
+    settings: SamplerSettings,
+  ) -> dict[str, jax.Array]:
+    """`preview` with these settings."""
+    raise NotImplementedError
 
   def __init__(self, process: process_lib.Process, config: Any):
     self._process = process
     self._config = config
+
+  def forward(
+    self,
+    params: dict[str, Tree],
+    extras: Tree,
+    frozen: stage_lib.Frozen,
+    batch: stage_lib.Batch,
+    streams: rng.Streams,
+    variant: str,
+  ) -> stage_lib.StageOutput:
+    process = self._process
+    # 1. The clip's latents, and what the network is told of the clip.
+    shown = self.show(params, extras, frozen, batch, streams, variant)
+    z0, index = shown.z0, shown.index
+    # 2. A noise level per clip, uniform over the schedule.
+    t = streams.integers("time", index, process.schedule.steps).astype(jnp.float32)
+    # 3. z_t = alpha_t z_0 + sigma_t eps.
+    noise = streams.normal("noise", index, z0.shape[1:])
+    z = process.add_noise(z0, noise, t)
+    # 4. The network's answer, and its distance from what it should say.
+    raw = self.network_of(params, variant)(z, t, shown.conditions)
+    target = process.target(z0, noise, t)
+    output = self._output(raw, target, t, z0, shown.extras)
+    losses = {group: output.losses[group] for group in self.trained(variant)}
+    return output._replace(losses=losses)
+
+  def preview(
+    self,
+    params: dict[str, Tree],
+    extras: Tree,
+    frozen: stage_lib.Frozen,
+    batch: stage_lib.Batch,
+    streams: rng.Streams,
+  ) -> dict[str, jax.Array]:
+    settings = self._preview_settings()
+    return self.clips(params, extras, frozen, batch, streams, settings)
 
   def _output(
     self, raw: jax.Array, target: jax.Array, t: jax.Array, z0: jax.Array, extras: Tree

@@ -29,6 +29,7 @@ from lamd_jax.ops import depth as depth_lib
 from lamd_jax.systems import autoencoder_stage
 from lamd_jax.systems import content as content_lib
 from lamd_jax.systems import content_stage
+from lamd_jax.systems import distill_stage
 from lamd_jax.systems import gen1_blocks
 from lamd_jax.systems import latent_clips
 from lamd_jax.systems import parameter_groups
@@ -89,7 +90,8 @@ class Gen1(latent_clips.LatentClips):
     content = (content_lib.STAGE,) if self.content.trained else ()
     prior = (prior_lib.STAGE,) if prior_lib.STAGE in self.config.stages else ()
     diffuser = (self.diffuser,) if self.diffuser else ()
-    return ("autoencoder", *content, *diffuser, *prior)
+    distill = (distill_stage.NAME,) if distill_stage.NAME in self.config.stages else ()
+    return ("autoencoder", *content, *diffuser, *prior, *distill)
 
   def stages(self) -> list[stage_lib.Stage]:
     """Returns the stages in training order."""
@@ -99,7 +101,10 @@ class Gen1(latent_clips.LatentClips):
       content = [content_stage.ContentStage(self.content, self.config)]
     diffusers = [Gen1Stage(self, name) for name in DIFFUSERS]
     prior = prior_stage.PriorStage(self.prior, self.config, diffusers[0])
-    return [autoencoder, *content, *diffusers, prior]
+    # A config without any has no such stage either, and asks for its shape alone.
+    teacher = diffusers[DIFFUSERS.index(self.diffuser or DIFFUSERS[-1])]
+    distill = distill_stage.DistillStage(teacher, self.process, self.config)
+    return [autoencoder, *content, *diffusers, prior, distill]
 
   def denoiser(self, params: Mapping[str, Tree], mode: str) -> Denoiser:
     """The network on groups "denoiser" and "temporal"; mode "image" needs no latter."""
@@ -205,7 +210,7 @@ class Gen1(latent_clips.LatentClips):
     settings: sampling.SamplerSettings,
   ) -> Denoiser:
     """The network of stage `name` under the paper's guidance (section 3.4)."""
-    params = weights[name]["params"]
+    params = distill_stage.network(weights, name, settings)
     image = self.denoiser(params, "image")
     return guidance_lib.three_term(
       image if name == "image" else self.denoiser(params, "video"),

@@ -7,7 +7,7 @@
   structure_levels  depth degraded to a random level
 
 Each goes on from the one before. What a clip meets on its way is written, step by
-step, in `forward`.
+step, in `show` with `DenoiserStage.forward`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,15 @@ import numpy as np
 
 from lamd_jax import rng
 from lamd_jax import types
+from lamd_jax.diffusion import guidance as guidance_lib
 from lamd_jax.nn import initializers
 from lamd_jax.nn import latent_norm
 from lamd_jax.systems import parameter_groups
 from lamd_jax.systems import pixels
+from lamd_jax.systems.diffusion_stage import Denoiser
 from lamd_jax.systems.diffusion_stage import DenoiserStage
+from lamd_jax.systems.diffusion_stage import Shown
+from lamd_jax.systems.sampling import SamplerSettings
 from lamd_jax.training import stage as stage_lib
 
 if TYPE_CHECKING:
@@ -67,6 +71,7 @@ class Gen1Stage(DenoiserStage):
     still = name == "image"
     self.variants = ("image",) if still else ("video", "image")
     self.groups = ("denoiser", "projector", *(() if still else ("temporal",)))
+    self.network = ("denoiser",) if still else ("denoiser", "temporal")
     depth = (DEPTH,) if system.estimates_depth else ()
     self.needs = self.encoded_by = (
       "autoencoder", *system.content.needs_for_images, *depth
@@ -121,7 +126,7 @@ class Gen1Stage(DenoiserStage):
       taken["denoiser"] = {**taken["denoiser"], "in_conv": first}
     return {group: taken[group] for group in params}, earlier["extras"] or extras
 
-  def forward(
+  def show(
     self,
     params: dict[str, Tree],
     extras: Tree,
@@ -129,8 +134,8 @@ class Gen1Stage(DenoiserStage):
     batch: stage_lib.Batch,
     streams: rng.Streams,
     variant: str,
-  ) -> stage_lib.StageOutput:
-    system, process, index = self._system, self._system.process, batch.index
+  ) -> Shown:
+    system, index = self._system, batch.index
     # 1. Latents of the frames, a fresh draw from the posterior at each visit.
     known = self.encode(frozen, batch)
     noise = streams.normal("posterior", index, known.mean.shape[1:])
@@ -146,19 +151,19 @@ class Gen1Stage(DenoiserStage):
       index = (index[:, None] * count + jnp.arange(count)).reshape(-1)
       apart = lambda x: x.reshape(-1, 1, *x.shape[2:])
       z0, concat = jax.tree.map(apart, (z0, concat))
-    # 5. z_t = alpha_t z_0 + sigma_t eps, t uniform over the schedule.
-    t = streams.integers("time", index, process.schedule.steps).astype(jnp.float32)
-    noise = streams.normal("noise", index, z0.shape[1:])
-    z = process.add_noise(z0, noise, t)
-    # 6. Content is dropped now and then, so that guidance has what to subtract.
+    # 5. Content is dropped now and then, so that guidance has what to subtract.
     keep = streams.uniform("content", index) >= self._config.model.content.dropout
-    context = system.tokens(params, extras, embedding, keep)
-    # 7. The network's answer, and its distance from what it should say.
-    conditions = types.Conditions(context=context, concat=concat)
-    raw = system.denoiser(params, variant)(z, t, conditions)
-    output = self._output(raw, process.target(z0, noise, t), t, z0, extras)
-    losses = {group: output.losses[group] for group in self.trained(variant)}
-    return output._replace(losses=losses)
+    tokens = lambda kept: system.tokens(params, extras, embedding, kept)
+    conditions = types.Conditions(context=tokens(keep), concat=concat)
+
+    def null() -> guidance_lib.Null:
+      without = tokens(jnp.zeros_like(keep))
+      return lambda c: c._replace(context=without)
+
+    return Shown(z0, index, conditions, null, extras)
+
+  def network_of(self, params: dict[str, Tree], variant: str) -> Denoiser:
+    return self._system.denoiser(params, variant)
 
   def _structure(
     self, frozen: stage_lib.Frozen, known: types.LatentBatch, streams: rng.Streams
@@ -209,13 +214,14 @@ class Gen1Stage(DenoiserStage):
       depth=depth, embedding=embedding.reshape(*video.shape[:2], -1),
     )  # fmt: skip
 
-  def preview(
+  def clips(
     self,
     params: dict[str, Tree],
     extras: Tree,
     frozen: stage_lib.Frozen,
     batch: types.VideoBatch,
     streams: rng.Streams,
+    settings: SamplerSettings,
   ) -> dict[str, jax.Array]:
     """Clips as the model draws them for the content of the next clip's first frame."""
     system = self._system
@@ -226,6 +232,6 @@ class Gen1Stage(DenoiserStage):
       structure_level=jnp.zeros_like(batch.index),
     )
     z = system.draw(
-      self.name, weights, streams, batch.index, prompt, self._preview_settings(), 0
+      self.name, weights, streams, batch.index, prompt, settings, 0
     )
     return {"input": batch.video, "samples": system.decode(weights, z, prompt)}

@@ -25,6 +25,7 @@ from lamd_jax.diffusion import guidance as guidance_lib
 from lamd_jax.diffusion import process as process_lib
 from lamd_jax.networks import motion_autoencoder
 from lamd_jax.nn import latent_norm
+from lamd_jax.systems import distill_stage
 from lamd_jax.systems import lamd_blocks
 from lamd_jax.systems import pixels
 from lamd_jax.systems import sampling
@@ -80,12 +81,14 @@ class LaMD:
   @property
   def generates_with(self) -> tuple[str, ...]:
     """Stages that sampling needs, of those that this config trains."""
-    generator = (GENERATOR,) if GENERATOR in self.config.stages else ()
-    return (AUTOENCODER, *generator)
+    names = (GENERATOR, distill_stage.NAME)
+    return (AUTOENCODER, *(name for name in names if name in self.config.stages))
 
   def stages(self) -> list[stage_lib.Stage]:
     """Returns the stages in training order."""
-    return [MotionAutoencoderStage(self), MotionDiffusionStage(self)]
+    generator = MotionDiffusionStage(self)
+    distill = distill_stage.DistillStage(generator, self.process, self.config)
+    return [MotionAutoencoderStage(self), generator, distill]
 
   def denoiser(
     self, params: Tree
@@ -158,6 +161,20 @@ class LaMD:
     classes = self.config.model.motion.num_classes
     return jnp.full(index.shape, classes, jnp.int32) if classes else None
 
+  def null(
+    self, weights: stage_lib.Frozen, f_x0: jax.Array
+  ) -> guidance_lib.Null | None:
+    """Leaves of conditions the content [B,1,h,w,D] alone; None if that is all anyway."""
+    none = self.null_label(f_x0[:, 0, 0, 0, 0])
+    if self.text.network is None and none is None:
+      return None
+    empty = None
+    if self.text.network is not None:
+      shape = (f_x0.shape[0], len(self.text.empty))
+      empty = jnp.broadcast_to(jnp.asarray(self.text.empty), shape)
+    without = self.conditions(weights, f_x0, empty, none)
+    return lambda c: without
+
   def sample_latents(
     self,
     weights: stage_lib.Frozen,
@@ -205,16 +222,10 @@ class LaMD:
     given = self.conditions(
       weights, f_x0, prompt.tokens, none if prompt.label is None else prompt.label
     )
-    denoise = self.denoiser(weights[GENERATOR]["params"]["denoiser"])
-    if self.text.network is not None or none is not None:
-      empty = None
-      if self.text.network is not None:
-        shape = (*index.shape, len(self.text.empty))
-        empty = jnp.broadcast_to(jnp.asarray(self.text.empty), shape)
-      null = self.conditions(weights, f_x0, empty, none)
-      denoise = guidance_lib.classifier_free(
-        denoise, lambda c: null, settings.guidance
-      )
+    network = distill_stage.network(weights, GENERATOR, settings)
+    denoise = self.denoiser(network["denoiser"])
+    if null := self.null(weights, f_x0):
+      denoise = guidance_lib.classifier_free(denoise, null, settings.guidance)
     return sampling.chain(
       denoise, self.process, settings, streams, index, self.latent_shape, given, None,
       return_states=return_states,

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """LaMD's two stages (Hu, Chen, Luo, arXiv 2304.11603).
 
-What a clip meets on its way is written, step by step, in the two `forward`s.
+What a clip meets on its way is written, step by step, in the autoencoder's `forward`,
+and in the generator's `show` with `DenoiserStage.forward`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from lamd_jax.nn import latent_norm
 from lamd_jax.systems import autoencoder_loss
 from lamd_jax.systems import autoencoder_stage
 from lamd_jax.systems import pixels
+from lamd_jax.systems.diffusion_stage import Denoiser
 from lamd_jax.systems.diffusion_stage import DenoiserStage
+from lamd_jax.systems.diffusion_stage import Shown
+from lamd_jax.systems.sampling import SamplerSettings
 from lamd_jax.training import stage as stage_lib
 
 if TYPE_CHECKING:
@@ -257,7 +261,7 @@ class MotionDiffusionStage(DenoiserStage):
       params["text_encoder"] = system.text.init(seed)
     return params, {}
 
-  def forward(
+  def show(
     self,
     params: dict[str, Tree],
     extras: Tree,
@@ -265,8 +269,8 @@ class MotionDiffusionStage(DenoiserStage):
     batch: stage_lib.Batch,
     streams: rng.Streams,
     variant: str,
-  ) -> stage_lib.StageOutput:
-    system, process, index = self._system, self._system.process, batch.index
+  ) -> Shown:
+    system, index = self._system, batch.index
     # 1. The clip's motion, a fresh draw from the posterior at each visit.
     posterior = self.encode(frozen, batch)
     noise = streams.normal("posterior", index, posterior.mean.shape[1:])
@@ -275,11 +279,7 @@ class MotionDiffusionStage(DenoiserStage):
     # 2. The content of its first frame.
     f_x0 = system.content(frozen, posterior.image)[-1]
     z0, f_x0 = jax.lax.stop_gradient((z0, f_x0))
-    # 3. z_t = alpha_t z_0 + sigma_t eps, t uniform over the schedule.
-    t = streams.integers("time", index, process.schedule.steps).astype(jnp.float32)
-    noise = streams.normal("noise", index, z0.shape[1:])
-    z = process.add_noise(z0, noise, t)
-    # 4. Caption and class, now and then dropped, so that guidance has what to subtract.
+    # 3. Caption and class, now and then dropped, so that guidance has what to subtract.
     u = streams.uniform("caption", index)
     tokens = system.text.drop(batch.tokens, u)
     label = system.null_label(index)
@@ -288,9 +288,11 @@ class MotionDiffusionStage(DenoiserStage):
       label = jnp.where(u < dropout, label, batch.label)
     weights = {**frozen, self.name: {"params": params}}
     conditions = system.conditions(weights, f_x0, tokens, label)
-    # 5. The network's answer, and its distance from what it should say.
-    raw = system.denoiser(params["denoiser"])(z, t, conditions)
-    return self._output(raw, process.target(z0, noise, t), t, z0, extras)
+    null = lambda: system.null(weights, f_x0)
+    return Shown(z0, index, conditions, null, extras)
+
+  def network_of(self, params: dict[str, Tree], variant: str) -> Denoiser:
+    return self._system.denoiser(params["denoiser"])
 
   def encode(
     self, frozen: stage_lib.Frozen, batch: stage_lib.Batch
@@ -310,18 +312,19 @@ class MotionDiffusionStage(DenoiserStage):
       mean, log_variance, batch.index, batch.label, batch.tokens, batch.video[:, :1]
     )
 
-  def preview(
+  def clips(
     self,
     params: dict[str, Tree],
     extras: Tree,
     frozen: stage_lib.Frozen,
     batch: types.VideoBatch,
     streams: rng.Streams,
+    settings: SamplerSettings,
   ) -> dict[str, jax.Array]:
     """The clips, and their first frames as the model lets them move."""
     weights = {**frozen, self.name: {"params": params, "extras": extras}}
     prompt = types.Prompt(batch.tokens, batch.label, batch.video[:, :1])
     z = self._system.sample_latents(
-      weights, streams, batch.index, prompt, self._preview_settings(), 0
+      weights, streams, batch.index, prompt, settings, 0
     )
     return {"input": batch.video, "samples": self._system.decode(weights, z, prompt)}

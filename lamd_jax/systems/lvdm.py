@@ -22,6 +22,7 @@ from lamd_jax.diffusion import guidance as guidance_lib
 from lamd_jax.diffusion import process as process_lib
 from lamd_jax.networks import unet as unet_lib
 from lamd_jax.systems import autoencoder_stage
+from lamd_jax.systems import distill_stage
 from lamd_jax.systems import latent_clips
 from lamd_jax.systems import lvdm_blocks
 from lamd_jax.systems import sampling
@@ -67,14 +68,17 @@ class LVDM(latent_clips.LatentClips):
   @property
   def generates_with(self) -> tuple[str, ...]:
     """Stages that sampling needs, of those that this config trains."""
-    trained = [n for n in ("diffusion", *CONDITIONAL) if n in self.config.stages]
+    names = ("diffusion", *CONDITIONAL, distill_stage.NAME)
+    trained = [name for name in names if name in self.config.stages]
     return ("autoencoder", *trained)
 
   def stages(self) -> list[stage_lib.Stage]:
     """Returns the stages in training order."""
     autoencoder = autoencoder_stage.AutoencoderStage(self.autoencoder, self.config)
+    diffusion = DiffusionStage(self)
     conditional = [ConditionalStage(self, name) for name in CONDITIONAL]
-    return [autoencoder, DiffusionStage(self), *conditional]
+    distill = distill_stage.DistillStage(diffusion, self.process, self.config)
+    return [autoencoder, diffusion, *conditional, distill]
 
   def denoiser(self, stage: str, params: Tree) -> Denoiser:
     unet = self.unets[stage]
@@ -99,16 +103,22 @@ class LVDM(latent_clips.LatentClips):
     time = frames // self.downsample[0] or self.latent_shape[0]
     if "diffusion" not in weights:
       return self._unconditional(weights, streams, index, settings)[:, :time]
-    denoise = self.denoiser("diffusion", weights["diffusion"]["params"]["denoiser"])
+    network = distill_stage.network(weights, "diffusion", settings)
+    denoise = self.denoiser("diffusion", network["denoiser"])
     conditions = types.Conditions(context=self.text.encode(weights, prompt.tokens))
-    if self.text.network is not None:
-      empty = self.text.encode(weights, jnp.asarray(self.text.empty)[None])
-      null = lambda c: c._replace(context=jnp.broadcast_to(empty, c.context.shape))
+    if null := self.null(weights):
       denoise = guidance_lib.classifier_free(denoise, null, settings.guidance)
     shape = (time, *self.latent_shape[1:])
     return sampling.chain(
       denoise, self.process, settings, streams, index, shape, conditions, None
     )
+
+  def null(self, weights: stage_lib.Frozen) -> guidance_lib.Null | None:
+    """Puts the empty caption into conditions; None without text."""
+    if self.text.network is None:
+      return None
+    empty = self.text.encode(weights, jnp.asarray(self.text.empty)[None])
+    return lambda c: c._replace(context=jnp.broadcast_to(empty, c.context.shape))
 
   def dense_stage(self) -> str:
     """The conditional stage of consecutive frames; "" if the config has none."""

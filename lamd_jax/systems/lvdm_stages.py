@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """LVDM's stages on the frozen autoencoder (He et al., arXiv 2211.13221).
 
-What a clip meets on its way is written, step by step, in the two `forward`s.
+What a clip meets on its way is written, step by step, in `DiffusionStage.show` with
+`DenoiserStage.forward`, and in `ConditionalStage.forward`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from lamd_jax import rng
 from lamd_jax import types
 from lamd_jax.nn import initializers
 from lamd_jax.systems import pixels
+from lamd_jax.systems.diffusion_stage import Denoiser
 from lamd_jax.systems.diffusion_stage import DenoiserStage
+from lamd_jax.systems.diffusion_stage import Shown
+from lamd_jax.systems.sampling import SamplerSettings
 from lamd_jax.training import stage as stage_lib
 
 if TYPE_CHECKING:
@@ -57,7 +61,7 @@ class DiffusionStage(DenoiserStage):
       params["text_encoder"] = system.text.init(seed)
     return params, {}
 
-  def forward(
+  def show(
     self,
     params: dict[str, Tree],
     extras: Tree,
@@ -65,23 +69,18 @@ class DiffusionStage(DenoiserStage):
     batch: stage_lib.Batch,
     streams: rng.Streams,
     variant: str,
-  ) -> stage_lib.StageOutput:
-    process, index = self._system.process, batch.index
+  ) -> Shown:
+    system, index = self._system, batch.index
     # 1. The clip's latents, a fresh draw from the posterior at each visit.
     z0 = self._latents(frozen, batch, streams)
-    # 2. A noise level per clip, uniform over the schedule.
-    t = streams.integers("time", index, process.schedule.steps).astype(jnp.float32)
-    # 3. z_t = alpha_t z_0 + sigma_t eps.
-    noise = streams.normal("noise", index, z0.shape[1:])
-    z = process.add_noise(z0, noise, t)
-    # 4. The caption, now and then dropped, so that guidance has what to subtract.
-    tokens = self._system.text.drop(batch.tokens, streams.uniform("caption", index))
+    # 2. The caption, now and then dropped, so that guidance has what to subtract.
+    tokens = system.text.drop(batch.tokens, streams.uniform("caption", index))
     weights = {**frozen, self.name: {"params": params}}
-    conditions = types.Conditions(context=self._system.text.encode(weights, tokens))
-    # 5. The network's answer, and its distance from what it should say.
-    raw = self._system.denoiser(self.name, params["denoiser"])(z, t, conditions)
-    target = process.target(z0, noise, t)
-    return self._output(raw, target, t, z0, extras)
+    conditions = types.Conditions(context=system.text.encode(weights, tokens))
+    return Shown(z0, index, conditions, lambda: system.null(weights), extras)
+
+  def network_of(self, params: dict[str, Tree], variant: str) -> Denoiser:
+    return self._system.denoiser(self.name, params["denoiser"])
 
   def _latents(
     self, frozen: stage_lib.Frozen, batch: stage_lib.Batch, streams: rng.Streams
@@ -102,18 +101,19 @@ class DiffusionStage(DenoiserStage):
     )
     return types.LatentBatch(mean, log_variance, batch.index, batch.label, batch.tokens)
 
-  def preview(
+  def clips(
     self,
     params: dict[str, Tree],
     extras: Tree,
     frozen: stage_lib.Frozen,
     batch: stage_lib.Batch,
     streams: rng.Streams,
+    settings: SamplerSettings,
   ) -> dict[str, jax.Array]:
     weights = {**frozen, self.name: {"params": params, "extras": extras}}
     prompt = types.Prompt(tokens=batch.tokens)
     z = self._system.sample_latents(
-      weights, streams, batch.index, prompt, self._preview_settings(), 0
+      weights, streams, batch.index, prompt, settings, 0
     )
     return {"samples": self._system.decode(weights, z, prompt)}
 
@@ -197,26 +197,27 @@ class ConditionalStage(DiffusionStage):
       mean=found.mean[:, ::sparse], log_variance=found.log_variance[:, ::sparse]
     )
 
-  def preview(
+  def clips(
     self,
     params: dict[str, Tree],
     extras: Tree,
     frozen: stage_lib.Frozen,
     batch: stage_lib.Batch,
     streams: rng.Streams,
+    settings: SamplerSettings,
   ) -> dict[str, jax.Array]:
     """Goes on from the clips' first frames, or fills in between their ends."""
-    system, settings = self._system, self._settings
+    system, own = self._system, self._settings
     weights = {**frozen, self.name: {"params": params, "extras": extras}}
     z0 = self._latents(frozen, batch, streams)
-    predicts = settings.p_prediction >= settings.p_interpolation
-    task = 0.0 if predicts else settings.p_prediction
+    predicts = own.p_prediction >= own.p_interpolation
+    task = 0.0 if predicts else own.p_prediction
     z = system.conditional_clip(
       self.name, weights, streams, batch.index,
       self._known(jnp.full(batch.index.shape, task)), z0,
-      self._preview_settings(), noise_level=0, null="released",
+      settings, noise_level=0, null="released",
     )  # fmt: skip
-    if settings.sparse == 1:
+    if own.sparse == 1:
       return {"samples": system.decode(weights, z, types.Prompt())}
     # Keyframes stand alone: each is decoded as a clip of its own.
     apart = z.reshape(-1, 1, *z.shape[2:])

@@ -91,7 +91,10 @@ class Stage(Protocol):
     streams: rng.Streams,
     variant: str,
   ) -> StageOutput:
-    """Pure and traceable. `streams.step` is the int32 step, for schedules."""
+    """Pure and traceable. `streams.step` is the int32 step, for schedules.
+
+    `frozen` has, under the stage's own name, its averages before the step.
+    """
 
   def preview(
     self,

@@ -23,6 +23,7 @@ from lamd_jax import rng
 from lamd_jax.training import bundles
 from lamd_jax.training import optimizers
 from lamd_jax.training import sharding
+from lamd_jax.training import state as state_lib
 from lamd_jax.training.stage import Batch, Frozen, Stage, StageOutput, Tree
 from lamd_jax.training.state import Guard, State
 
@@ -185,6 +186,8 @@ def _gradients(
   stage, parts = plan.stage, plan.optim.accumulate
   trained = {g: state.params[g] for g in plan.groups}
   shardings = {g: plan.shardings.params[g] for g in plan.groups}
+  own = state_lib.averaged(state.params, state.ema)
+  frozen = {**frozen, stage.name: {"params": own}}
 
   def total(params: Tree, extras: Tree, part: Batch):
     params = state.params | params

@@ -6,6 +6,7 @@ from lamd_jax.diffusion.samplers import ddpm
 from lamd_jax.diffusion.samplers import dpm_solver
 from lamd_jax.diffusion.samplers import euler
 from lamd_jax.diffusion.samplers import heun
+from lamd_jax.diffusion.samplers import multistep_consistency
 from lamd_jax.diffusion.samplers import unipc
 
 SAMPLERS = {
@@ -15,4 +16,5 @@ SAMPLERS = {
   "unipc": unipc.sample,
   "heun": heun.sample,
   "euler": euler.sample,
+  "consistency": multistep_consistency.sample,  # of distilled networks alone
 }
