@@ -22,6 +22,7 @@ from etils import epath
 from ml_collections import ConfigDict
 import numpy as np
 
+from lamd_jax import adapters
 from lamd_jax import api
 from lamd_jax import config as config_lib
 from lamd_jax import editing
@@ -87,6 +88,8 @@ def _settings(
     if path.is_file():
       with path.open("rb") as file:
         files[key] = hashlib.file_digest(file, "sha256").hexdigest()
+  if sample.lora:
+    chosen["lora"] = adapters.record(adapters.asked(sample.lora, sample.lora_weight))
   run_hash = run_folder.config_hash(config)
   return {**chosen, "text": text, "sha256": files, "config_hash": run_hash}
 
@@ -162,6 +165,7 @@ def run(
     "sample": sample.to_dict(),
     "config_hash": run_folder.config_hash(config),
     "run": str(workdir),
+    "lora": settings["lora"] or [],
     "notes": notes,
   }
   text = json.dumps(record, indent=2) + "\n"

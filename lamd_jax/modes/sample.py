@@ -103,6 +103,8 @@ def run(config: ConfigDict, workdir: epath.Path, sample: ConfigDict) -> int:
   if sample.video:
     return edit.run(model, config, workdir, sample, _texts(sample.text))
   name = f"{sample.sampler}-{sample.steps}-seed{sample.seed}"
+  if lora:  # beside the clips without
+    name += "-lora" + ",".join(f"{weight:g}" for _, weight in lora)
   if sample.long != "none":
     name = f"{sample.long}-{name}"
     return _long_videos(

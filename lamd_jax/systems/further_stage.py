@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import copy
+import math
 
 import jax
 import jax.numpy as jnp
@@ -74,11 +75,19 @@ class FurtherStage:
       divided[LORA] = lora.init(self._network(params), self._rank, seed)
     return divided, extras
 
-  def check(self) -> None:
-    """Raises ConfigError if the network has nothing of what shall be trained."""
+  def check(self) -> tuple[int, int]:
+    """Returns how many numbers are trained, and how many the stage has by itself.
+
+    Raises:
+      ConfigError: the network has nothing of what shall be trained.
+    """
     params, _ = self.init(None)
-    if all(params[group] for group in self.trained(self.variants[0])):
-      return
+    count = lambda groups: sum(
+      math.prod(x.shape) for group in groups for x in jax.tree.leaves(params[group])
+    )
+    trained = self.trained(self.variants[0])
+    if all(params[group] for group in trained):
+      return count(trained), count(group for group in params if group != LORA)
     what = {TEMPORAL: "temporal layers", LORA: "attention"}[self._how]
     raise ConfigError(
       f"--how={self._how}: the network of {self.name} has no {what}; choose"

@@ -56,33 +56,33 @@ def write(
     if stage != made and stage in weights:
       params, extras = weights[stage]["params"], weights[stage]["extras"]
       checkpoints.write_finished(out / stage, params, {}, extras)
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    # Stages that only led to the last one are not there, nor to be trained again.
+    config.stages = tuple(s for s in config.stages if checkpoints.finished(out / s))
+    config.model.update(denoiser_weights="", autoencoder_weights="")  # has a folder
+    if exported.holds(run):
+      _write_imported(config, out, weights)
   for _, value in limits.leaves(config):
     if isinstance(value, str) and value and (run / value).is_file():
       (out / value).parent.mkdir(parents=True, exist_ok=True)
       shutil.copy(run / value, out / value)
-  if exported.holds(run):
-    config = _with_files(config, out, weights)
   (out / name).write_text(json.dumps(dict(record), indent=2) + "\n")
   run_folder.write(out, config)  # last: it makes a run of the folder
 
 
-def _with_files(config: ConfigDict, out: epath.Path, weights: Weights) -> ConfigDict:
-  """An export's imported networks as files and stages, which is where runs find them."""
-  borrowed = imported.names(config)
-  config = config.copy_and_resolve_references()
-  gen1 = config.system == "gen1"
-  groups = {
-    "clip_text": (config.model.content, "text_weights") if gen1
-    else (config.model.text, "weights"),
-    "clip_image": (config.model.content, "image_weights"),
+def _write_imported(config: ConfigDict, out: epath.Path, weights: Weights) -> None:
+  """Writes an export's imported networks as files, which is where runs find them."""
+  content, text = config.model.content, config.model.text
+  places = {
+    "clip_text": (content, "text_weights") if config.system == "gen1"
+    else (text, "weights"),
+    "clip_image": (content, "image_weights"),
     "depth": (config.model.structure, "depth_weights"),
   }  # fmt: skip
-  with config.unlocked():
-    config.model.autoencoder_weights = ""
-    for name in borrowed:
-      if name in weights and name in groups:
-        group, key = groups[name]
-        group[key] = f"{name}.safetensors"
-        state = _TO_STATE[name](jax.device_get(weights[name]["params"]))
-        safetensors_file.write(pathlib.Path(out / group[key]), state, {"part": name})
-  return config.lock()
+  for name in imported.names(config):
+    if name in weights:
+      group, key = places[name]
+      group[key] = f"{name}.safetensors"
+      state = _TO_STATE[name](jax.device_get(weights[name]["params"]))
+      safetensors_file.write(pathlib.Path(out / group[key]), state, {"part": name})

@@ -103,6 +103,12 @@ def _read_folder(config: ConfigDict) -> None:
     config.data.update(source=folder.source, root=str(folder.root))
     if config.data.captions == "appearance":  # of a procedural world alone
       config.data.captions = "explicit"
+  classes = config.model.motion.num_classes if config.system == "lamd" else 0
+  if classes and not all(0 <= entry.label < classes for entry in folder.entries):
+    raise DataError(
+      f"--config.data.root={folder.root}: this run knows classes 0 to {classes - 1};"
+      " each video must be of one of them"
+    )
   told = sum(bool(entry.caption) for entry in folder.entries)
   if config.model.text.encoder != "none" and not told:
     raise DataError(
@@ -222,7 +228,7 @@ def finetune(options: argparse.Namespace, line: command_line.CommandLine) -> int
   system = SYSTEMS[found.system](found, precision.compute_dtype(found.train.compute))
   inner = _stage(system, weights, options.stage)
   stage = further_stage.FurtherStage(inner, options.how, options.rank, options.alpha)
-  stage.check()
+  moving, whole = stage.check()
   _check_needs(stage, weights, run)
   _check_devices(found, stage.name)
   for key in typed:
@@ -243,6 +249,10 @@ def finetune(options: argparse.Namespace, line: command_line.CommandLine) -> int
     data.frames = stage.frames
   pipeline.check(data, data.split)
   compile_cache.enable()
+  print(
+    f"{options.how}: {moving:,} numbers of {stage.name} are trained, it has {whole:,}",
+    flush=True,
+  )
   run_folder.write(out / TRAINING, config)
   (out / TRAINING / RECORD).write_text(json.dumps(record, indent=2) + "\n")
   if _train(stage, found, out, weights).status == "preempted":
