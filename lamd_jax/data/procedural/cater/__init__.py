@@ -15,6 +15,7 @@ from lamd_jax.data.procedural.cater import actions
 from lamd_jax.data.procedural.cater import captions
 from lamd_jax.data.procedural.cater import render
 from lamd_jax.data.procedural.cater import scene as scenes
+from lamd_jax.data.procedural.cater import tracks
 from lamd_jax.data.records import WorldSample
 
 VERSION = 1  # raise it whenever the bytes of a video change
@@ -22,6 +23,10 @@ MODES = scenes.MODES
 _SNITCH = (actions.STILL, actions.SLIDE, actions.ROTATE, actions.PICK_PLACE)
 _CONE = (actions.STILL, actions.SLIDE, actions.PICK_PLACE, actions.CONTAIN)
 ACTION_CLASSES = len(_SNITCH) * len(_CONE)
+
+
+def _poses(frames: int) -> np.ndarray:
+  return np.floor(np.linspace(0, actions.POSES - 1, frames)).astype(np.int64)
 
 
 def _still(action: int) -> int:
@@ -73,7 +78,7 @@ class Cater:
     if start:
       raise ValueError(f"cater start={start}: a clip spans its video, so start is 0")
     scene, motion = self._plan(split, index, motion_index)
-    poses = np.floor(np.linspace(0, actions.POSES - 1, frames)).astype(np.int64)
+    poses = _poses(frames)
     position, tilt = motion.position[poses], motion.tilt[poses]
     video, depth, owner = render.clip(scene, position, tilt, size)
     things = scene.things
@@ -98,6 +103,19 @@ class Cater:
     caption = self._caption(scene, motion, split, index, ambiguous)
     return WorldSample(
       video, depth[..., None], owner[..., None], state, caption, self.fps
+    )
+
+  def tracks(
+    self, split: str, index: int, frames: int, grid: int, size: int
+  ) -> np.ndarray:
+    """Returns where a grid of the first frame's points is in each of `frames` frames.
+
+    [T,grid,grid,2] float32, pixels (x, y) of a picture of `size`; see `tracks.follow`.
+    """
+    scene, motion = self._plan(split, index, None)
+    poses = _poses(frames)
+    return tracks.follow(
+      scene, motion.position[poses], motion.tilt[poses], grid, size
     )
 
   def caption(self, split: str, index: int, *, ambiguous: bool = False) -> str:

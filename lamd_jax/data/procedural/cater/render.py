@@ -48,15 +48,15 @@ class _Pose(NamedTuple):
   turn: np.ndarray  # [3,3] rows: the object's axes in the world
 
 
-def _pose(scene: Scene, k: int, centre: np.ndarray, tilt: float) -> _Pose:
-  yaw = scene.things[k].yaw
+def turn(yaw: float, tilt: float) -> np.ndarray:
+  """Returns an object's axes in the world as rows [3,3]: columns of Rz(yaw) Ry(tilt)."""
   cos, sin = np.cos(yaw), np.sin(yaw)
   c, s = np.cos(tilt), np.sin(tilt)
-  # Columns of Rz(yaw) Ry(tilt).
-  return _Pose(
-    centre,
-    np.array([[cos * c, sin * c, -s], [-sin, cos, 0.0], [cos * s, sin * s, c]]),
-  )
+  return np.array([[cos * c, sin * c, -s], [-sin, cos, 0.0], [cos * s, sin * s, c]])
+
+
+def _pose(scene: Scene, k: int, centre: np.ndarray, tilt: float) -> _Pose:
+  return _Pose(centre, turn(scene.things[k].yaw, tilt))
 
 
 def _local(turn: np.ndarray, v) -> shapes.Triple:
