@@ -104,7 +104,7 @@ def work(flags: argparse.Namespace) -> None:
   harness.use_threads(flags.threads)
   import jax
 
-  from benchmarks import flops
+  from lamd_jax.training import flops
 
   case, frames = flags.worker.split(":")
   function, shapes = program(case, flags.channels, int(frames), flags.size)

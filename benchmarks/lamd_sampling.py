@@ -117,7 +117,7 @@ def work(flags: argparse.Namespace) -> None:
   harness.use_threads(flags.threads)
   import jax
 
-  from benchmarks import flops
+  from lamd_jax.training import flops
 
   name, part, frames = flags.worker.split(":")
   function, arguments = program(
@@ -180,7 +180,7 @@ def measured(flags: argparse.Namespace) -> str:
 
 def counted(flags: argparse.Namespace) -> str:
   """FLOPs of the paper's sizes: 339.8M parameters, 128x128, DDIM-200."""
-  from benchmarks import flops
+  from lamd_jax.training import flops
 
   rows = []
   for frames in flags.frames:

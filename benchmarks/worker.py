@@ -75,7 +75,7 @@ def _ours(case: str, bf16: bool, batch: int) -> Program:
   import jax
   import jax.numpy as jnp
 
-  from benchmarks import flops
+  from lamd_jax.training import flops
   from lamd_jax import config as config_lib
   from lamd_jax import rng
   from lamd_jax import types

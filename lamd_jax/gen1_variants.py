@@ -81,13 +81,13 @@ def demo(config: ConfigDict) -> None:
   model = config.model
   model.autoencoder_frames = 4
   model.image_autoencoder.update(
-    channels=16, channel_mult=(1, 2, 4, 4), res_blocks=1, latent_channels=8, groups=8
+    channels=16, channel_mult=(1, 2, 3), res_blocks=1, latent_channels=4, groups=8
   )
   model.denoiser.update(
-    channels=64,
+    channels=32,
     channel_mult=(1, 2),
     res_blocks=1,
-    attention_downsample=(1, 2),
+    attention_downsample=(2,),
     head_channels=32,
     scale_shift_norm=False,
   )
@@ -98,18 +98,18 @@ def demo(config: ConfigDict) -> None:
     optimizer="muon", schedule="cosine", warmup=20, clip_norm=1.0, ema_decay=0.99
   )
   config.optim.autoencoder.update(
-    schedule, steps=400, batch=4, learning_rate=5e-3, ema_decay=0.98
+    schedule, steps=300, batch=4, learning_rate=5e-3, ema_decay=0.98
   )
   config.optim.content.update(
     steps=200, batch=32, learning_rate=1.5e-3, schedule="cosine", final_fraction=0.05,
     warmup=20, weight_decay=0.01, clip_norm=1.0, ema_decay=0.98,
   )  # fmt: skip
   # Structure has most of the time: its input channels start at zero.
-  config.optim.image.update(schedule, steps=80, batch=4, learning_rate=2e-3)
-  config.optim.video.update(schedule, steps=120, batch=4, learning_rate=2e-3)
-  config.optim.structure.update(schedule, steps=550, batch=4, learning_rate=4e-3)
+  config.optim.image.update(schedule, steps=20, batch=4, learning_rate=2e-3)
+  config.optim.video.update(schedule, steps=40, batch=4, learning_rate=2e-3)
+  config.optim.structure.update(schedule, steps=450, batch=4, learning_rate=4e-3)
   config.optim.structure_levels.update(
-    schedule, steps=250, batch=4, learning_rate=2e-3
+    schedule, steps=200, batch=4, learning_rate=2e-3
   )
   config.optim.prior.update(
     steps=200, batch=32, learning_rate=1e-3, schedule="cosine", warmup=20,

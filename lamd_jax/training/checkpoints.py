@@ -91,7 +91,7 @@ class Store:
       keep_every: checkpoints at multiples of it stay too; 0 for none.
       verify: full, size or off, see `manifest.problems`.
     """
-    self._stage_dir = _absolute(stage_dir)
+    self.stage_dir = _absolute(stage_dir)
     self._folder = _folder(stage_dir)
     self._verify = verify
     self._saving = -1
@@ -177,12 +177,12 @@ class Store:
 
   def _newest_good(self) -> int:
     """Returns the newest step that verifies, moving away newer ones; -1 if none."""
-    found = steps(self._stage_dir)
+    found = steps(self.stage_dir)
     for step in reversed(found):
       bad = manifest.problems(self._folder / str(step), self._verify)
       if not bad:
         return step
-      aside = self._stage_dir / "corrupt" / str(step)
+      aside = self.stage_dir / "corrupt" / str(step)
       logging.error(
         "checkpoint %d is damaged (%s): moved to %s, falling back to the one before",
         step, "; ".join(bad[:3]), aside,
@@ -193,7 +193,7 @@ class Store:
       (self._folder / str(step)).rename(aside)
     if found:
       raise CheckpointError(
-        f"all checkpoints of {self._stage_dir} are damaged (steps"
+        f"all checkpoints of {self.stage_dir} are damaged (steps"
         f" {', '.join(map(str, found))}, now under corrupt/): restore them from a"
         " backup, or start again"
       )

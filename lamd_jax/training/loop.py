@@ -51,7 +51,6 @@ class _Run(NamedTuple):
   """What stays the same during a run."""
 
   stage: Stage
-  workdir: epath.PathLike
   optim: ConfigDict
   train: ConfigDict
   mesh: Mesh
@@ -109,9 +108,8 @@ def train(
     return Result("finished", checkpoints.finished_step(workdir))
   with jax.set_mesh(mesh), _open_store(config.train, workdir) as store:
     run, state = _prepare(
-      stage, config, workdir, mesh, frozen, earlier, min_shard_bytes, store, loader,
-      stop, writer,
-    )  # fmt: skip
+      stage, config, mesh, frozen, earlier, min_shard_bytes, store, loader, stop, writer
+    )
     state, step = _restore(run, state)
     writer.rewind(step)  # forget what a killed run logged beyond its checkpoint
     with jax.transfer_guard("disallow"):  # one that nobody asked for is an error
@@ -139,7 +137,6 @@ def _open_store(train_config: ConfigDict, workdir: epath.PathLike) -> checkpoint
 def _prepare(
   stage: Stage,
   config: ConfigDict,
-  workdir: epath.PathLike,
   mesh: Mesh,
   frozen: Frozen,
   earlier: Mapping[str, Tree] | None,
@@ -170,7 +167,6 @@ def _prepare(
   }
   run = _Run(
     stage=stage,
-    workdir=workdir,
     optim=optim,
     train=config.train,
     mesh=mesh,
@@ -215,7 +211,7 @@ def _steps(
   monitor = monitor_lib.Monitor(
     run.stage.name, step, run.optim.steps, run.train, run.writer, throughput
   )
-  profile = profile_lib.Profile(run.workdir, first, run.train.profile_steps)
+  profile = profile_lib.Profile(run.store.stage_dir, first, run.train.profile_steps)
   previews = _Previews(run, preview_batch)
   while step < run.optim.steps and not preemption.agreed(run.stop, step):
     if step > first and step % run.train.checkpoint_every == 0:

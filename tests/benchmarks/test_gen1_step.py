@@ -3,7 +3,7 @@
 
 import pytest
 
-from benchmarks import flops
+from lamd_jax.training import flops
 from benchmarks import gen1_step
 
 
