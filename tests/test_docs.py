@@ -40,6 +40,7 @@ def _name(page: pathlib.Path) -> str:
 each_page = pytest.mark.parametrize("page", PAGES, ids=_name)
 
 
+@functools.cache
 def _generator():
   spec = importlib.util.spec_from_file_location("docs_generate", DOCS / "generate.py")
   module = importlib.util.module_from_spec(spec)
