@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 import functools
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from lamd_jax.evaluation import spread
 from lamd_jax.networks import clip_image
 
 
@@ -33,28 +35,35 @@ def prepare(frames: np.ndarray, size: int = 224) -> np.ndarray:
   return (squares.astype(np.float32) / 255 - clip_image.MEAN) / clip_image.STD
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _apply(network: clip_image.ClipImage, params: Any, pictures: jax.Array) -> jax.Array:
-  return network.apply({"params": params}, pictures)
+@functools.lru_cache(maxsize=4)
+def _function(network: clip_image.ClipImage) -> Callable[..., jax.Array]:
+  return lambda params, pictures: network.apply({"params": params}, pictures)
+
+
+class Extractor:
+  """An image tower with its parameters on all devices."""
+
+  def __init__(self, network: clip_image.ClipImage, params: Any, batch: int = 16):
+    """Args: the tower, its parameters (`interchange.clip_image.load`), frames at once."""
+    self._size = network.size
+    self._spread = spread.OverDevices(_function(network), params, batch)
+
+  def __call__(self, clips: Iterable[np.ndarray]) -> np.ndarray:
+    """Returns [N,T,projection] float32 of clips [T,H,W,3] uint8, at any size."""
+    frames = 0
+
+    def pictures() -> Iterator[tuple[np.ndarray]]:
+      nonlocal frames
+      for clip in clips:
+        frames = len(clip)
+        yield from ((picture,) for picture in prepare(clip, self._size))
+
+    found = np.concatenate(list(self._spread(pictures())))
+    return found.reshape(-1, frames, found.shape[-1])
 
 
 def features(
   network: clip_image.ClipImage, params: Any, clips: np.ndarray, batch: int = 16
 ) -> np.ndarray:
-  """Returns [N,T,projection] float32 of clips [N,T,H,W,3] uint8.
-
-  Args:
-    network: the tower.
-    params: of `interchange.clip_image.load`.
-    clips: at any size.
-    batch: frames at once.
-  """
-  frames = clips.reshape(-1, *clips.shape[2:])
-  found: list[np.ndarray] = []
-  for start in range(0, len(frames), batch):
-    part = frames[start : start + batch]
-    # One shape, one compilation: the last batch repeats its last frame.
-    fill = ((0, batch - len(part)), (0, 0), (0, 0), (0, 0))
-    pictures = prepare(np.pad(part, fill, mode="edge"), network.size)
-    found.append(np.asarray(_apply(network, params, pictures))[: len(part)])
-  return np.concatenate(found).reshape(*clips.shape[:2], -1)
+  """Returns [N,T,projection] float32 of clips [N,T,H,W,3] uint8; see `Extractor`."""
+  return Extractor(network, params, batch)(clips)

@@ -4,17 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-import itertools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from lamd_jax.errors import DataError
 from lamd_jax.evaluation import random_network
 from lamd_jax.evaluation import resize
+from lamd_jax.evaluation import spread
 from lamd_jax.evaluation.protocol import Protocol
 from lamd_jax.networks import c3d
 from lamd_jax.networks import i3d
@@ -79,12 +78,8 @@ class Extractor:
         f"{protocol.name}: clips of {protocol.frames} frames; {protocol.extractor} needs"
         f" {least} or more"
       )
-    devices = jax.local_devices()
-    mesh = Mesh(np.array(devices), ("clips",))
-    self._rows = NamedSharding(mesh, PartitionSpec("clips"))
-    self._params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
-    self.batch = -(-batch // len(devices)) * len(devices)
-    self._apply = jax.jit(FUNCTIONS[protocol.extractor](protocol))
+    self._spread = spread.OverDevices(FUNCTIONS[protocol.extractor](protocol), params, batch)
+    self.batch = self._spread.batch
 
   def __call__(self, clips: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """Yields features [b,D] float64 of clips [T,H,W,3] uint8, batch by batch.
@@ -92,18 +87,7 @@ class Extractor:
     Raises:
       DataError: features are not finite.
     """
-    for part in _batches(clips, self.batch):
-      # One shape, one compilation: the last batch repeats its last clip.
-      full = np.stack([*part, *[part[-1]] * (self.batch - len(part))])
-      with jax.default_matmul_precision("highest"):
-        made = self._apply(self._params, jax.device_put(full, self._rows))
-      found = np.asarray(made, np.float64)[: len(part)]
-      if not np.isfinite(found).all():
+    for made in self._spread((clip,) for clip in clips):
+      if not np.isfinite(made).all():
         raise DataError("features are not finite: are these the weights of the network?")
-      yield found
-
-
-def _batches(clips: Iterable[np.ndarray], size: int) -> Iterator[tuple[np.ndarray, ...]]:
-  supply = iter(clips)
-  while part := tuple(itertools.islice(supply, size)):
-    yield part
+      yield made.astype(np.float64)

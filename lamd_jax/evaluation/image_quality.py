@@ -7,7 +7,7 @@ as they would be in a file.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lamd_jax.errors import DataError
+from lamd_jax.evaluation import spread
 from lamd_jax.networks import perceptual
 
 
@@ -95,30 +96,39 @@ def ssim_skimage7(a: np.ndarray, b: np.ndarray) -> np.ndarray:
   return _ssim(a, b, np.full(7, 1 / 7), 49 / 48)
 
 
+class Lpips:
+  """LPIPS with its parameters on all devices."""
+
+  def __init__(self, params: perceptual.Params, batch: int = 16):
+    """Args: of `interchange.perceptual.load`; pairs of frames at once."""
+    self._spread = spread.OverDevices(_distance, params, batch)
+
+  def __call__(self, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Returns means over frames, [N] float64, of pairs of clips [T,H,W,3] uint8.
+
+    Frames have at least 16 pixels a side; all clips have as many frames.
+    """
+    frames = 0
+
+    def rows() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+      nonlocal frames
+      for a, b in pairs:
+        _check(a[None], b[None])
+        frames = len(a)
+        yield from zip(a, b)
+
+    found = np.concatenate(list(self._spread(rows())))
+    return found.astype(np.float64).reshape(-1, frames).mean(1)
+
+
 def lpips(
   params: perceptual.Params, a: np.ndarray, b: np.ndarray, batch: int = 16
 ) -> np.ndarray:
-  """LPIPS by clip [N] float64, the mean over its frames.
-
-  Args:
-    params: of `interchange.perceptual.load`.
-    a: clips, at least 16 pixels a side.
-    b: the same shape.
-    batch: frames at once.
-  """
+  """LPIPS by clip [N] float64 of clips [N,T,H,W,3]; see `Lpips`."""
   _check(a, b)
-  frames = [x.reshape(-1, *x.shape[2:]) for x in (a, b)]
-  found: list[np.ndarray] = []
-  for start in range(0, len(frames[0]), batch):
-    x, y = (frame[start : start + batch] for frame in frames)
-    # One shape, one compilation: the last batch repeats its last frame.
-    fill = ((0, batch - len(x)), (0, 0), (0, 0), (0, 0))
-    distances = _distance(params, *(np.pad(v, fill, mode="edge") for v in (x, y)))
-    found.append(np.asarray(distances, np.float64)[: len(x)])
-  return np.concatenate(found).reshape(a.shape[:2]).mean(1)
+  return Lpips(params, batch)(zip(a, b))
 
 
-@jax.jit
 def _distance(params: Any, a: jax.Array, b: jax.Array) -> jax.Array:
   scale = lambda x: x.astype(jnp.float32) / 127.5 - 1
   return perceptual.distance(params, scale(a), scale(b))

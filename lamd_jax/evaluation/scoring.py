@@ -110,8 +110,88 @@ def shuffle_frames(clip: np.ndarray) -> np.ndarray:
   return clip[np.random.RandomState(len(clip)).permutation(len(clip))]
 
 
+def shuffle_pixels(clip: np.ndarray) -> np.ndarray:
+  """Every frame's pixels in one random order: colours alone are left."""
+  order = np.random.RandomState(0).permutation(clip.shape[1] * clip.shape[2])
+  flat = clip.reshape(len(clip), -1, clip.shape[-1])
+  return flat[:, order].reshape(clip.shape)
+
+
+def mean_row(features: np.ndarray) -> np.ndarray:
+  """As many rows as [N,D] has, all their mean: no variety."""
+  return np.repeat(features.mean(0, keepdims=True), len(features), 0)
+
+
+def shuffle_columns(features: np.ndarray) -> np.ndarray:
+  """Each of [N,D]'s columns in an order of its own: nothing belongs together."""
+  order = np.random.RandomState(0).random(features.shape).argsort(0)
+  return np.take_along_axis(features, order, 0)
+
+
+def still_tracks(tracks: np.ndarray) -> np.ndarray:
+  """Tracks [N,T,...] of points that stay where they began."""
+  return np.repeat(tracks[:, :1], tracks.shape[1], 1)
+
+
+def shuffle_tracks(tracks: np.ndarray) -> np.ndarray:
+  """Tracks [N,T,...] whose times are in one random order."""
+  return tracks[:, np.random.RandomState(tracks.shape[1]).permutation(tracks.shape[1])]
+
+
+Change = Callable[[np.ndarray], np.ndarray]
 # Trivial baselines, made of real clips: a model must beat them.
-BASELINES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+BASELINES: dict[str, Change] = {
   "first frame repeated": repeat_first_frame,
   "frames shuffled": shuffle_frames,
 }
+# For an inception score, of the clips that are there.
+OF_CLASSES: dict[str, Change] = {
+  "first frame repeated": repeat_first_frame,
+  "pixels shuffled": shuffle_pixels,
+}
+# Of features or tracks [N,...] that come from a file.
+OF_FEATURES: dict[str, Change] = {
+  "the reals' mean, for each clip": mean_row,
+  "reals' features shuffled among clips, each by itself": shuffle_columns,
+}
+OF_TRACKS: dict[str, Change] = {
+  "tracks that stand still": still_tracks,
+  "tracks with their times shuffled": shuffle_tracks,
+}
+
+_NEED_THEIR_NETWORK = (
+  "no clips were seen, so none stand still here: extract features of real clips whose"
+  " first frame is repeated with the same network and give them as --fake"
+)
+_NO_REALS = "without --real there is no row of real clips to compare with"
+# Extractor -> what a reader must know that no row can say.
+NOTES: dict[str, str] = {
+  "c3d_ucf101": "an Inception score compares with no reals and has no floor: it lies"
+  " between 1 and 101 classes, grows with the clips of a split, and sees little motion",
+  "videomae_v2_ssv2": _NEED_THEIR_NETWORK,
+  "vjepa_ssv2": _NEED_THEIR_NETWORK,
+  "pairs": "rounding a perfect clip to whole grey levels costs it 58.9 dB",
+  "pairs_lpips": "rounding a perfect clip to whole grey levels costs it 58.9 dB",
+  "captions_mage": "a clip that stands still has no caption and scores 0",
+  "captions_strict": "a clip that stands still has no caption and scores 0",
+  "block_matching": "lower is not better: what stands still scores 0, so the error is to"
+  " be near that of real clips",
+  "thumbnails": "as far as the floor is good; as near as the copies is learnt by heart;"
+  " the mean of all is near to each without being any",
+}
+# Extractors whose reals are asked for but not needed.
+REALS_HELP: dict[str, str] = {
+  name: _NO_REALS
+  for name in ("c3d_ucf101", "clip_b32", "clip_l14", "clip_h14", "block_matching")
+} | {
+  name: "without --real, clips that the tracker describes, there is no ceiling"
+  for name in ("captions_mage", "captions_strict")
+}
+
+
+def notes(protocol: Protocol, has_reals: bool) -> list[str]:
+  """Returns what belongs beside a report's rows, in words."""
+  found = [NOTES[protocol.extractor]] if protocol.extractor in NOTES else []
+  if not has_reals and protocol.extractor in REALS_HELP:
+    found.append(REALS_HELP[protocol.extractor])
+  return found

@@ -333,8 +333,15 @@ def _long(
   _write_segments(folder, protocol, list(scores.values()))
   # As many other real clips as there are videos: small sets score higher by themselves.
   a, b = floor[0], floor[1][:videos]
+  rows = {f"floor: {picked.how}": b}
+  for name, change in scoring.BASELINES.items():
+    places = picked.other[:videos]
+    rows[f"baseline: {name}"] = run(
+      name, source, places, protocol.stride, change
+    ).features
   found["scores"] = scores | {
-    f"floor: {picked.how}": [compare(metric, a, b) for metric in scoring.METRICS]
+    name: [compare(metric, a, row) for metric in scoring.METRICS]
+    for name, row in rows.items()
   }
   return found
 

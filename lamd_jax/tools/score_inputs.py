@@ -15,6 +15,7 @@ from lamd_jax.errors import ConfigError
 from lamd_jax.errors import DataError
 from lamd_jax.evaluation import clip_sources
 from lamd_jax.evaluation import motion
+from lamd_jax.evaluation import scoring
 from lamd_jax.evaluation.protocol import Protocol
 
 
@@ -52,6 +53,7 @@ def head(
     "seed": options.seed,
     "resamples": options.resamples,
     "interval": "95 % bootstrap over clips, centred on the score",
+    "notes": scoring.notes(protocol, bool(options.real)),
   }
 
 

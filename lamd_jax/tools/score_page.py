@@ -76,7 +76,7 @@ def _copies(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _warnings(report: Mapping[str, Any]) -> list[str]:
   """What a reader must know before comparing this score with another."""
-  found: list[str] = []
+  found = [f"note: {text}" for text in report.get("notes", [])]
   if len(_sides(report)) < 2:
     return found
   if report["real"]["kind"] != report["fake"]["kind"]:

@@ -5,16 +5,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-import hashlib
-import json
-import os
 import pathlib
 from typing import Any, NamedTuple
-import zipfile
 
 import numpy as np
 
-from lamd_jax import media
 from lamd_jax.errors import ConfigError
 from lamd_jax.errors import DataError
 from lamd_jax.evaluation import clip_sources
@@ -29,8 +24,9 @@ from lamd_jax.interchange import i3d as i3d_weights
 from lamd_jax.networks import c3d
 from lamd_jax.networks import i3d
 from lamd_jax.tools import conversion
-from lamd_jax.tools import score_clipwise
+from lamd_jax.tools import score_cache
 from lamd_jax.tools import score_inputs
+from lamd_jax.tools import score_pairs
 from lamd_jax.training.console import Console
 
 Change = Callable[[np.ndarray], np.ndarray]
@@ -45,16 +41,6 @@ class Made(NamedTuple):
   colours: np.ndarray  # [3,16] mean histogram
   thumbs: np.ndarray  # [N,T*768] uint8, motion.thumbnails
   size: np.ndarray  # [2] height and width
-
-
-def cache_folder(chosen: str) -> pathlib.Path | None:
-  """Where features are kept; None: nowhere."""
-  if chosen == "off":
-    return None
-  if chosen:
-    return pathlib.Path(chosen).expanduser()
-  cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-  return pathlib.Path(cache) / "lamd_jax" / "features"
 
 
 def load_weights(protocol: Protocol, path: str) -> tuple[Any, str]:
@@ -92,7 +78,7 @@ class Run:
     params, self.weights = load_weights(protocol, options.weights)
     self._protocol = protocol
     self.extract = extractors.Extractor(protocol, params, options.batch)
-    self._cache = cache_folder(options.cache)
+    self._cache = score_cache.Cache(options.cache)
     self._digests: dict[int, str] = {}
 
   def digest(self, source: clip_sources.Source) -> str:
@@ -109,17 +95,14 @@ class Run:
     change: Change = SAME,
   ) -> Made:
     """Features and motion of the clips at `where`, each changed by `change`."""
-    key = json.dumps([
+    key = [
       self.digest(source), where, stride, self._protocol.extraction_hash(),
       self._protocol.pixels, self.weights, change.__name__,
-    ])  # fmt: skip
-    file = None
-    if self._cache:
-      file = self._cache / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
-      found = _read_cached(file, len(where))
-      if found is not None:
-        print(f"{name}: {len(where)} clips, features from the cache")
-        return found
+    ]  # fmt: skip
+    kept = self._cache.read(key, Made._fields, len(where))
+    if kept is not None:
+      print(f"{name}: {len(where)} clips, features from the cache")
+      return Made(**kept)
     protocol, seen, thumbs, sizes = self._protocol, [], [], []
 
     def supply() -> Iterator[np.ndarray]:
@@ -140,25 +123,8 @@ class Run:
     moves = np.array([row[:-1] for row in seen])
     colours = motion.mean(seen).histogram
     made = Made(features, moves, colours, np.stack(thumbs), np.array(sizes[0]))
-    if file:
-      _write_cached(file, made)
+    self._cache.write(key, made._asdict())
     return made
-
-
-def _read_cached(file: pathlib.Path, count: int) -> Made | None:
-  try:
-    with np.load(file, allow_pickle=False) as archive:
-      found = Made(*(archive[name] for name in Made._fields))
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-    return None  # not there, or damaged: made again
-  return found if len(found.features) == count else None
-
-
-def _write_cached(file: pathlib.Path, made: Made) -> None:
-  try:
-    media.atomically(file, lambda part: np.savez(part, **made._asdict()))
-  except OSError as error:
-    print(f"features are not kept: {file} cannot be written ({error.strerror})")
 
 
 class Reals(NamedTuple):
@@ -205,24 +171,21 @@ def report(protocol: Protocol, options: argparse.Namespace) -> dict[str, Any]:
   """
   if protocol.extractor in protocol_lib.FROM_FILE:
     return _from_features(protocol, options)
+  if protocol.splits:
+    return _of_classes(protocol, options)
   fake = score_inputs.open_clips(options.fake, "fake")
-  needs_reals = not protocol.splits
-  real = score_inputs.open_clips(options.real, "real") if needs_reals else None
+  real = score_inputs.open_clips(options.real, "real")
   fakes, _ = clip_sources.places(
     fake, protocol.frames, protocol.fake_stride, "first", 0, 0
   )
   fakes = fakes[: score_inputs.enough(protocol, "fakes", options.fake, len(fakes))]
-  reals = pick_reals(protocol, real, options.real, options.seed) if real else None
+  reals = pick_reals(protocol, real, options.real, options.seed)
   run = Run(protocol, options)
   made = run("fakes", fake, fakes, protocol.fake_stride)
   found = score_inputs.head(protocol, options, run.weights)
   found["fake"] = score_inputs.about(
     options.fake, fake, fakes, made.moves, run.digest(fake)
   )
-  if reals is None:
-    found["interval"] = "mean -+ 2 deviations over splits"
-    found["scores"] = {"fakes": [scoring.inception(protocol, made.features).record()]}
-    return found
   base = run("reals", real, reals.where, protocol.stride)
   if (base.size != made.size).any():
     raise DataError(
@@ -253,8 +216,51 @@ def report(protocol: Protocol, options: argparse.Namespace) -> dict[str, Any]:
   if not halves:
     found["nearest_real"]["floor"] = _nearest(other, base)
   if options.paired:
-    pairs = score_clipwise.pairs(protocol, real, fake, fakes)
-    found["paired"] = {name: float(np.mean(v)) for name, v in pairs["fakes"].items()}
+    made = clip_sources.clips(
+      fake, fakes, protocol.frames, protocol.fake_stride, protocol.pixels
+    )
+    originals = score_pairs.Originals(protocol, real, fakes)
+    pairs = score_pairs.row(score_pairs.compare(zip(originals, made)))
+    found["paired"] = {name: float(np.mean(v)) for name, v in pairs.items()}
+  return found
+
+
+def _of_classes(protocol: Protocol, options: argparse.Namespace) -> dict[str, Any]:
+  """Inception scores: of the fakes, and of as many real clips if they are given."""
+  fake = score_inputs.open_clips(options.fake, "fake")
+  places = lambda source, stride: clip_sources.places(
+    source, protocol.frames, stride, "first", 0, 0
+  )[0]
+  fakes = places(fake, protocol.fake_stride)
+  fakes = fakes[: score_inputs.enough(protocol, "fakes", options.fake, len(fakes))]
+  real, others = None, []
+  if options.real:
+    real = score_inputs.open_clips(options.real, "real")
+    others = places(real, protocol.stride)[: len(fakes)]
+  run = Run(protocol, options)
+  found = score_inputs.head(protocol, options, run.weights)
+  sets = {"fake": (options.fake, fake, fakes, protocol.fake_stride)}
+  if real and len(others) < len(fakes):
+    found["notes"].append(
+      f"{options.real} gives {len(others)} clips and not {len(fakes)}: no row of real"
+      " clips, since the score by itself grows with their number"
+    )
+  elif real:
+    sets["real"] = (options.real, real, others, protocol.stride)
+  rows = {}
+  for side, (path, source, where, stride) in sets.items():
+    made = run(f"{side}s", source, where, stride)
+    rows[{"fake": "fakes", "real": "ceiling: real clips"}[side]] = made
+    found[side] = score_inputs.about(path, source, where, made.moves, run.digest(source))
+  whose, (_, source, where, stride) = list(sets.items())[-1]
+  for name, change in scoring.OF_CLASSES.items():
+    title = f"baseline: {whose} clips, {name}"
+    rows[title] = run(title.partition(", ")[2], source, where, stride, change)
+  found["interval"] = "mean -+ 2 deviations over splits"
+  found["scores"] = {
+    name: [scoring.inception(protocol, made.features).record()]
+    for name, made in rows.items()
+  }
   return found
 
 
@@ -263,27 +269,34 @@ _OF_TRACKS = {"fvmd_release": True, "fvmd_true": False}
 
 
 def _from_features(protocol: Protocol, options: argparse.Namespace) -> dict[str, Any]:
-  """Scores features that were made elsewhere."""
+  """Scores features, or tracks, that were made elsewhere."""
   sets = {}
   for flag, what in (("real", "reals"), ("fake", "fakes")):
     path = pathlib.Path(vars(options)[flag]).expanduser()
     if not path.is_file():
       raise DataError(f"--{flag}={path}: protocol {protocol.name} reads an npz of features")
     array = np.asarray(clip_sources.npz_member(path), np.float64)
-    if protocol.extractor in _OF_TRACKS and np.isfinite(array).all():
-      array = fvmd.features(array, released=_OF_TRACKS[protocol.extractor])
-    if array.ndim != 2 or not np.isfinite(array).all():
+    flat = array.ndim == 2 or protocol.extractor in _OF_TRACKS
+    if not flat or not np.isfinite(array).all():
       raise DataError(f"{path} holds {array.shape}, or NaN; finite [N,D] features are due")
     sets[flag] = array[: score_inputs.enough(protocol, what, str(path), len(array))]
-  if sets["real"].shape[1] != sets["fake"].shape[1]:
-    raise DataError(f"features have {sets['real'].shape[1]} and {sets['fake'].shape[1]}"
+  features, baselines = SAME, scoring.OF_FEATURES
+  if protocol.extractor in _OF_TRACKS:
+    released = _OF_TRACKS[protocol.extractor]
+    features = lambda tracks: fvmd.features(tracks, released=released)
+    baselines = scoring.OF_TRACKS
+  real, fake = (features(sets[side]) for side in ("real", "fake"))
+  if real.shape[1] != fake.shape[1]:
+    raise DataError(f"features have {real.shape[1]} and {fake.shape[1]}"
                     " numbers; both sets must be of one network")  # fmt: skip
   found = score_inputs.head(protocol, options, "features from files")
+  # Halves of clips and not of their windows, which are of the same clips.
   half = len(sets["real"]) // 2
-  rows = {
-    "fakes": (sets["real"], sets["fake"]),
-    f"floor: {HALVES}": (sets["real"][:half], sets["real"][half : 2 * half]),
-  }
+  a, b = sets["real"][:half], sets["real"][half : 2 * half]
+  base = features(a)
+  rows = {"fakes": (real, fake), f"floor: {HALVES}": (base, features(b))}
+  for name, change in baselines.items():
+    rows[f"baseline: {name}, {HALVES}"] = (base, features(change(b)))
   _fill(found, protocol, rows, options)
   return found
 

@@ -164,7 +164,9 @@ def test_long_videos_are_scored_by_segment(tmp_path, monkeypatch):
   found = evaluate_protocol.report(model, CONFIG, tmp_path, evaluation)
   assert model.asked[3] == (3, "sliding", 40) and len(model.asked) == 8
   value = {name: records[0]["value"] for name, records in found["scores"].items()}
-  first, second, floor = value.values()
+  first, second, floor, still, shuffled = value.values()
+  assert list(value)[3:] == ["baseline: first frame repeated", "baseline: frames shuffled"]
+  assert min(still, shuffled) > floor
   assert list(value)[:2] == ["segment 0, frames 0 to 15", "segment 1, frames 16 to 31"]
   assert second > 5 * first and second > 5 * floor > 0
   folder = tmp_path / "eval" / "random_small_16f-long"

@@ -3,6 +3,7 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
@@ -211,6 +212,12 @@ def test_features_from_files(tmp_path):
   assert _call(tmp_path, protocol="jedi", out=out) == 0
   scores = json.loads(out.read_text())["scores"]
   assert [r["title"] for r in scores["fakes"]] == ["V-JEPA Frechet distance", "JEDi"]
+  assert len(scores) == 4 and sum("baseline: " in name for name in scores) == 2
+  constant = next(rows for name, rows in scores.items() if "mean, for each" in name)
+  a, b = real[:20], real[20:].mean(0, keepdims=True)
+  # A set without any spread: |m1 - m2|^2 + tr C1.
+  expected = np.square(a.mean(0) - b).sum() + a.var(0, ddof=1).sum()
+  assert constant[0]["value"] == pytest.approx(expected)
   assert scores["fakes"][1]["value"] == pytest.approx(
     mmd.biased_square_x100(real, fake + 1)
   )
@@ -230,16 +237,39 @@ def test_selftest_reports_each_rung(monkeypatch):
 
 def test_inception_score_needs_no_reals(folder, monkeypatch, tmp_path):
   # A network that is sure of another class for each clip: as many classes as clips.
-  sure = lambda params, clips: np.eye(8)[: len(clips)] + 0.0 * params
+  # Told by the first pixel, which is the clip's number.
+  sure = lambda params, clips: jnp.eye(8)[clips[:, 0, 0, 0, 0]] + 0.0 * params
   monkeypatch.setitem(
     score_run.extractors.FUNCTIONS, "c3d_ucf101", lambda protocol: sure
   )
   monkeypatch.setattr(score_run, "load_weights", lambda *_: (np.zeros(()), "test"))
   out = tmp_path / "report.json"
   flags = ("--set=fakes=8", "--set=splits=1")
-  assert _call(folder, *flags, real="none", protocol="is_tgan2", out=out) == 0
+  clips = np.zeros((9, 16, 32, 32, 3), np.uint8)
+  clips[:, 0, 0, 0] = np.minimum(np.arange(9), 7)[:, None]
+  np.savez(tmp_path / "real.npz", clips)
+  np.savez(tmp_path / "fake.npz", clips[:8])
+  call = lambda real: _call(
+    tmp_path, *flags, fake="fake.npz", protocol="is_tgan2", out=out, real=real
+  )
+  assert call("real.npz") == 0
   report = json.loads(out.read_text())
   assert "splits" in report["interval"] and "bootstrap" not in report["interval"]
   record = report["scores"]["fakes"][0]
   assert record["title"].startswith("Inception score")
   assert record["value"] == pytest.approx(8) and record["reals"] == 0
+  values = {name: rows[0]["value"] for name, rows in report["scores"].items()}
+  assert values == {
+    "fakes": pytest.approx(8),
+    "ceiling: real clips": pytest.approx(8),
+    "baseline: real clips, first frame repeated": pytest.approx(8),
+    # The pixel goes elsewhere: all clips are of one class.
+    "baseline: real clips, pixels shuffled": pytest.approx(1),
+  }
+  np.savez(tmp_path / "few.npz", clips[:3])
+  assert call("few.npz") == 0
+  report = json.loads(out.read_text())
+  assert set(report["scores"]) == {"fakes"} | {
+    f"baseline: fake clips, {name}" for name in ("first frame repeated", "pixels shuffled")
+  }
+  assert "gives 3 clips and not 8" in report["notes"][-1]

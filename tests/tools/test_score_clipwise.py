@@ -23,6 +23,7 @@ from lamd_jax.networks import clip_text
 from lamd_jax.nn import initializers
 from lamd_jax.tools import score
 from lamd_jax.tools import score_clipwise
+from lamd_jax.tools import score_pairs
 
 IMAGE = clip_image.ClipImage(8, 1, 2, 4, 6, size=8)
 TEXT = clip_text.ClipText(10, 8, 1, 2, 5, projection=6)
@@ -55,7 +56,9 @@ def folder(tmp_path_factory):
 
 
 def _call(folder, protocol, **changes):
-  options = {"protocol": protocol, "resamples": 20, "out": folder / "out.json"} | changes
+  options = {
+    "protocol": protocol, "resamples": 20, "out": folder / "out.json", "cache": "off",
+  } | changes  # fmt: skip
   flags = [f"--{k.replace('_', '-')}={v}" for k, v in options.items()]
   (folder / "out.json").unlink(missing_ok=True)
   return score.main(flags)
@@ -90,11 +93,11 @@ def _with_clip(folder, **changes):
   return {
     "fake": folder / "fake.npz", "weights": folder / "image.safetensors",
     "text_weights": folder / "text.safetensors", "vocabulary": "merges.txt",
-    "captions": folder / "texts.txt", **changes,
+    "captions": folder / "texts.txt", "cache": folder / "cache", **changes,
   }  # fmt: skip
 
 
-def test_clip_scores_are_those_of_the_networks(folder, tiny_clip, capsys):
+def test_clip_scores_are_those_of_the_networks(folder, tiny_clip, capsys, monkeypatch):
   real = folder / "real.npz"
   report, table = _report(folder, "clip_b32", **_with_clip(folder, real=real))
   params = image_weights.load(folder / "image.safetensors", IMAGE)
@@ -117,6 +120,10 @@ def test_clip_scores_are_those_of_the_networks(folder, tiny_clip, capsys):
   assert report["fake"]["motion"]["difference"] > 0 and same in table["real clips"]
   said = capsys.readouterr().out
   assert "mean |frame difference|" in said and report["protocol_hash"] in said
+  monkeypatch.setattr(clip_frames.Extractor, "__call__", lambda self, clips: 1 / 0)
+  again, cached = _report(folder, "clip_b32", **_with_clip(folder, real=real))
+  assert cached == table and again["real"] == report["real"]
+  assert "scores from the cache" in capsys.readouterr().out
 
 
 def test_consistency_needs_no_captions(folder, tiny_clip):
@@ -143,9 +150,15 @@ def test_wrong_calls_of_clip(folder, tiny_clip, capsys, changes, code, message):
 
 def test_pairs_with_lpips(folder, monkeypatch, capsys):
   # The network has tests of its own; here a stand-in shows which pairs it is given.
-  far = lambda params, a, b, batch: np.abs(a.astype(float) - b).mean((1, 2, 3, 4))
-  monkeypatch.setattr(image_quality, "lpips", far)
-  monkeypatch.setattr(score_clipwise.perceptual_weights, "load", lambda path: {})
+  class Far:
+    def __init__(self, params, batch):
+      del params, batch
+
+    def __call__(self, pairs):
+      return np.array([np.abs(a.astype(float) - b).mean() for a, b in pairs])
+
+  monkeypatch.setattr(image_quality, "Lpips", Far)
+  monkeypatch.setattr(score_pairs.perceptual_weights, "load", lambda path: {})
   real = np.load(folder / "real.npz")["arr_0"]
   copies = np.clip(real[:4].astype(int) + 3, 0, 255).astype(np.uint8)
   np.savez(folder / "copies.npz", copies)
@@ -158,6 +171,16 @@ def test_pairs_with_lpips(folder, monkeypatch, capsys):
     image_quality.psnr(real[:4], copies).clips.mean()
   )
   assert table["baseline: first frame repeated"]["LPIPS (VGG16, 0.1)"] > 3
+  psnr = {name: row["PSNR (frames' mean, dB)"] for name, row in table.items()}
+  assert psnr["floor: another real clip"] < psnr["baseline: first frame repeated"]
+  # Coloured waves of 16 pixels suffer from an mp4's coarser colours.
+  assert psnr["yardstick: originals through an mp4 of ours"] > 18
+  # A second call reads the cache: the network is not asked.
+  again = {"weights": weights, "cache": folder / "cache", **given}
+  _report(folder, "pairs_lpips", **again)
+  monkeypatch.setattr(Far, "__call__", lambda self, pairs: 1 / 0)
+  report, cached = _report(folder, "pairs_lpips", **again)
+  assert cached == table and report["fake"]["motion"]["difference"] > 0
   _refused(capsys, _call(folder, "pairs_lpips", **given), 4, "LPIPS needs weights")
   # Equal clips have no PSNR; the other scores stand.
   _, table = _report(folder, "pairs", real=folder / "real.npz", fake=folder / "real.npz")
@@ -178,6 +201,9 @@ def test_captions_of_a_captioner(folder):
     "action precision (mage)": 0.75, "referring-expression precision (mage)": 1.0,
   }  # fmt: skip
   assert table["floor: captions of other clips"]["action precision (mage)"] == 0
+  # "The cone is sliding" of both clips: right of one; the snitch does not slide.
+  usual = table["baseline: one true caption for all clips"]
+  assert usual["action precision (mage)"] == 0.5
 
 
 def test_captions_of_the_procedural_world_are_tracked(folder):
@@ -200,10 +226,16 @@ def test_warp_error_and_training_neighbours(folder):
   found = [motion.warp_error(c, motion.block_matching(c)) for c in clips]
   assert table["fakes"][title] == pytest.approx(np.mean(found))
   assert table["baseline: frames shuffled"][title] > table["fakes"][title]
+  still = np.repeat(clips[:1, :1], 16, 1)[0]
+  error = motion.warp_error(still, motion.block_matching(still))
+  assert table["baseline: first frame repeated"][title] == error == 0
   # A clip learnt by heart has distance 0.
   _, table = _report(folder, "nearest_training", **given)
   title = "distance to the nearest training clip, grey levels"
   assert table["fakes"][title] > 1 < table["floor: training clips to the others"][title]
+  copies = table["copies: training clips through an mp4 of ours"][title]
+  assert 0 < copies < 0.5 * table["floor: training clips to the others"][title]
+  assert table["baseline: the mean of the training clips"][title] > 0
   given["fake"] = given["real"]
   _, table = _report(folder, "nearest_training", **given)
   assert table["fakes"][title] == 0
@@ -219,6 +251,11 @@ def test_fvmd_of_tracks(folder, released):
   given = {"real": folder / "a.npz", "fake": folder / "b.npz", "resamples": 0}
   _, table = _report(folder, name, **given)
   assert table["fakes"][name] == pytest.approx(fvmd.distance(*tracks, released), rel=1e-6)
+  halves = tracks[0][:2], tracks[0][2:]
+  floor = "floor: disjoint halves, so at half the number"
+  assert table[floor][name] == pytest.approx(fvmd.distance(*halves, released), rel=1e-6)
+  still = next(row[name] for row_name, row in table.items() if "stand still" in row_name)
+  assert still > table[floor][name] and len(table) == 4
 
 
 def test_bad_tracks_are_one_line(folder, capsys):
