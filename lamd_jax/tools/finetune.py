@@ -56,6 +56,7 @@ from lamd_jax.training import status as status_lib
 TRAINING = "finetune"  # folder of the training, below the result's
 RECORD = "finetune.json"
 _CHANGEABLE = ("data", "optim", "train")
+_LOOKED_AT = 256  # clips whose captions and classes are looked at
 # Of these groups, what the networks were built for.
 _OF_NETWORKS = (
   "data.size", "data.frames", "data.tokenizer", "data.tokens", "data.vocabulary_size",
@@ -96,25 +97,36 @@ def _config(
 
 
 def _read_folder(config: ConfigDict) -> None:
-  """Takes the source that fits the folder; its captions must be what the run reads."""
+  """Takes the source that fits the folder."""
   folder = own_data.look(config.data.root)
   print(f"data: {folder.name}, {len(folder.entries)} videos", flush=True)
   with config.unlocked():
     config.data.update(source=folder.source, root=str(folder.root))
     if config.data.captions == "appearance":  # of a procedural world alone
       config.data.captions = "explicit"
+
+
+def _check_data(config: ConfigDict, frames: int) -> None:
+  """Raises DataError if clips are too short, or lack what the networks are told."""
+  data, split = config.data.copy_and_resolve_references(), config.data.split
+  with data.unlocked():
+    data.frames = frames
+  count = min(_LOOKED_AT, pipeline.check(data, split))
+  where = f"--config.data.root={data.root}" if data.root else f"data.source={data.source}"
+  if config.model.text.encoder != "none":
+    if not any(pipeline.captions(data, split, count, config.seed)):
+      raise DataError(
+        f"{where}: its videos have no captions, and this run follows text; put clip.txt"
+        " beside clip.mp4, or a csv with columns path,text"
+      )
   classes = config.model.motion.num_classes if config.system == "lamd" else 0
-  if classes and not all(0 <= entry.label < classes for entry in folder.entries):
-    raise DataError(
-      f"--config.data.root={folder.root}: this run knows classes 0 to {classes - 1};"
-      " each video must be of one of them"
-    )
-  told = sum(bool(entry.caption) for entry in folder.entries)
-  if config.model.text.encoder != "none" and not told:
-    raise DataError(
-      f"--config.data.root={folder.root}: none of its videos has a caption, and this run"
-      " follows text; put clip.txt beside clip.mp4, or a csv with columns path,text"
-    )
+  if classes:
+    labels = pipeline.labels(data, split, count, config.seed)
+    if labels is None or labels.max() >= classes:
+      raise DataError(
+        f"{where}: this run knows classes 0 to {classes - 1}; each video must be of one"
+        " of them"
+      )
 
 
 def _check_devices(config: ConfigDict, name: str) -> None:
@@ -244,10 +256,7 @@ def finetune(options: argparse.Namespace, line: command_line.CommandLine) -> int
   if (out / "config.json").exists():
     print(f"{out}: finished before")
     return 0
-  data = found.data.copy_and_resolve_references()
-  with data.unlocked():
-    data.frames = stage.frames
-  pipeline.check(data, data.split)
+  _check_data(found, stage.frames)
   compile_cache.enable()
   print(
     f"{options.how}: {moving:,} numbers of {stage.name} are trained, it has {whole:,}",
