@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import os
-import re
 from typing import Any
 
 from etils import epath
@@ -13,16 +12,12 @@ from ml_collections import ConfigDict
 
 from lamd_jax import adapters
 from lamd_jax import exported
+from lamd_jax import hub
 from lamd_jax.errors import ConfigError
 from lamd_jax.errors import WeightsError
 from lamd_jax.modes import imported
 from lamd_jax.systems.registry import SYSTEMS
 from lamd_jax.training import checkpoints
-
-_HUB = "hub:"
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")
-# Nothing that could be unpickled, and no file that `load` does not read.
-_FETCHED = ["*.json", "*.safetensors", "*.txt", "*.txt.gz"]
 
 
 def locate(path: str | os.PathLike[str]) -> epath.Path:
@@ -32,44 +27,15 @@ def locate(path: str | os.PathLike[str]) -> epath.Path:
     ConfigError: a name that is neither. WeightsError: it cannot be fetched.
   """
   name = os.fspath(path)
-  if name.startswith(_HUB):
-    return _fetch(name.removeprefix(_HUB))
+  if name.startswith(hub.PREFIX):
+    return epath.Path(hub.fetch(name.removeprefix(hub.PREFIX)))
   folder = epath.Path(name)
   if "://" not in name:
     folder = folder.expanduser().resolve()
   if not folder.exists():
-    hub = f"; a model of the Hub is named {_HUB}{name}" if _is_hub_name(name) else ""
-    raise ConfigError(f"{path}: no such folder{hub}")
+    other = f"; a model of the Hub is named {hub.PREFIX}{name}"
+    raise ConfigError(f"{path}: no such folder{other if hub.is_name(name) else ''}")
   return folder
-
-
-def _is_hub_name(name: str) -> bool:
-  return _HUB_NAME.fullmatch(name) is not None
-
-
-def _fetch(name: str) -> epath.Path:
-  if not _is_hub_name(name):
-    raise ConfigError(f"{_HUB}{name}: expected {_HUB}OWNER/NAME or @REVISION after it")
-  repository, _, revision = name.partition("@")
-  try:
-    import huggingface_hub  # Late: an optional package.
-  except ImportError as error:
-    raise WeightsError(
-      f"{_HUB}{name}: needs huggingface_hub, pip install 'lamd_jax[hub]'; or fetch the"
-      " repository by hand and name its folder"
-    ) from error
-  offline = os.environ.get("LAMD_OFFLINE", "") not in ("", "0")
-  try:
-    return epath.Path(huggingface_hub.snapshot_download(
-      repository, revision=revision or None, allow_patterns=_FETCHED,
-      local_files_only=offline,
-    ))  # fmt: skip
-  except Exception as error:  # the library raises its own, requests' and httpx's
-    why = "LAMD_OFFLINE is set and it was not fetched before" if offline else (
-      f"cannot be fetched ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
-      if str(error) else f"cannot be fetched ({type(error).__name__})"
-    )  # fmt: skip
-    raise WeightsError(f"{_HUB}{name}: {why}") from error
 
 
 def gather(

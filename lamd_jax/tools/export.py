@@ -3,8 +3,9 @@
 
   python -m lamd_jax.tools.export --workdir=runs/lvdm_sky-demo --out=sky
 
-`lamd_jax.load("sky")` and `--workdir=sky --mode=sample` read it; uploaded to the Hub as
-it is, `lamd_jax.load("hub:OWNER/NAME")` does. Layout: lamd_jax/exported.py.
+`lamd_jax.load("sky")` and `--workdir=sky --mode=sample` read it; with --push=OWNER/NAME
+it is uploaded to the Hub as well, where `lamd_jax.load("hub:OWNER/NAME")` finds it.
+Layout: lamd_jax/exported.py.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ml_collections import ConfigDict
 
 from lamd_jax import adapters
 from lamd_jax import exported
+from lamd_jax import hub
 from lamd_jax import loading
 from lamd_jax import run_folder
 from lamd_jax import run_scores
@@ -244,6 +246,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
   parser.add_argument(
     "--lora_weight", default="1", metavar="W[,W]", help="of all of them, or of each"
   )
+  parser.add_argument(
+    "--push", default="", metavar="OWNER/NAME", help="upload it to the Hub"
+  )
+  parser.add_argument(
+    "--public", action="store_true", help="a repository that --push makes; else private"
+  )
   options = parser.parse_args(arguments)
   try:
     lora = adapters.asked(options.merge, adapters.numbers(options.lora_weight))
@@ -255,6 +263,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     size = (options.out / name).stat().st_size
     print(f"{size / 1e6:10.1f} MB  {options.out / name}")
   print(f'read it with lamd_jax.load("{options.out}"); the card is README.md')
+  return 0 if not options.push else _push(options)
+
+
+def _push(options: argparse.Namespace) -> int:
+  try:
+    print(hub.push(options.out, options.push, private=not options.public))
+  except InputError as error:
+    print(f"lamd_jax: {error}", file=sys.stderr)
+    return error.exit_code
   return 0
 
 

@@ -16,6 +16,7 @@ import tiny
 
 import lamd_jax
 from lamd_jax import exported
+from lamd_jax import hub
 from lamd_jax import loading
 from lamd_jax import main
 from lamd_jax import media
@@ -222,9 +223,9 @@ def test_the_network_is_asked_for_hub_ids_alone(out, monkeypatch):
       raise OSError("no route\nto host")
     return str(out)
 
-  hub = python_types.ModuleType("huggingface_hub")
-  hub.snapshot_download = snapshot_download
-  monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+  library = python_types.ModuleType("huggingface_hub")
+  library.snapshot_download = snapshot_download
+  monkeypatch.setitem(sys.modules, "huggingface_hub", library)
   lamd_jax.load(out)
   with pytest.raises(ConfigError, match="no such folder; .*hub:me/sky"):
     lamd_jax.load("me/sky")
@@ -244,3 +245,32 @@ def test_the_network_is_asked_for_hub_ids_alone(out, monkeypatch):
   monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # not installed
   with pytest.raises(WeightsError, match=r"lamd_jax\[hub\]"):
     loading.locate("hub:me/sky")
+
+
+def test_an_export_is_uploaded_only_when_told_to(out, monkeypatch):
+  calls = []
+  library = python_types.ModuleType("huggingface_hub")
+  library.create_repo = lambda name, **options: calls.append((name, options))
+
+  def upload_folder(**options):
+    calls.append((options["repo_id"], options["folder_path"]))
+    if options["repo_id"] == "me/denied":
+      raise PermissionError("403\nlong story")
+    return "https://huggingface.co/me/sky/commit/1"
+
+  library.upload_folder = upload_folder
+  monkeypatch.setitem(sys.modules, "huggingface_hub", library)
+  assert hub.push(out, "me/sky", private=True).startswith("https://")
+  made = ("me/sky", {"private": True, "exist_ok": True})
+  assert calls == [made, ("me/sky", str(out))]
+  with pytest.raises(WeightsError, match="me/denied: cannot be uploaded .*403") as caught:
+    hub.push(out, "me/denied", private=False)
+  assert "\n" not in str(caught.value)
+  calls.clear()
+  for name in ("sky", "me/sky@v1", "../sky"):
+    with pytest.raises(ConfigError, match="OWNER/NAME"):
+      hub.push(out, name, private=True)
+  monkeypatch.setenv("LAMD_OFFLINE", "1")
+  with pytest.raises(ConfigError, match="LAMD_OFFLINE"):
+    hub.push(out, "me/sky", private=True)
+  assert not calls
