@@ -4,6 +4,7 @@
 The model is a stand-in: what it makes is known, so the scores' inputs can be checked.
 """
 
+import hashlib
 import json
 import types
 
@@ -12,9 +13,18 @@ import pytest
 
 from lamd_jax import config as config_lib
 from lamd_jax.data import pipeline
+from lamd_jax.data import tokenizers
 from lamd_jax.errors import ConfigError
 from lamd_jax.errors import WeightsError
+from lamd_jax.interchange import clip_image as image_weights
+from lamd_jax.interchange import clip_text as text_weights
+from lamd_jax.interchange import i3d as i3d_weights
+from lamd_jax.interchange import safetensors_file
 from lamd_jax.modes import evaluate_protocol
+from lamd_jax.networks import clip_image
+from lamd_jax.networks import clip_text
+from lamd_jax.networks import i3d
+from lamd_jax.nn import initializers
 import tiny
 
 CONFIG = tiny.config(data__frames=16)
@@ -171,6 +181,71 @@ def test_long_videos_are_scored_by_segment(tmp_path, monkeypatch):
   assert second > 5 * first and second > 5 * floor > 0
   folder = tmp_path / "eval" / "random_small_16f-long"
   assert len((folder / "segments.csv").read_text().splitlines()) == 1 + 2 * 2
+
+
+def test_given_weights_reach_a_report_named_fvd(tmp_path, monkeypatch):
+  """A narrow I3D in the published layout; tests/test_main_evaluate.py has the full one."""
+  tiny_i3d = i3d.I3D(1e-3, 5, 16, 1)
+  monkeypatch.setattr(i3d, "SIZE", 32)
+  monkeypatch.setattr(i3d, "I3D", lambda epsilon: tiny_i3d.clone(epsilon=epsilon))
+  clip = np.zeros((1, 9, 32, 32, 3), np.float32)
+  params = initializers.initialize(tiny_i3d, 0, clip)["params"]
+  weights = tmp_path / "i3d.safetensors"
+  safetensors_file.write(weights, i3d_weights.to_state(params), {})
+  config = tiny.config(data__frames=9)
+  evaluation = _evaluation(
+    protocol="lvdm", weights_i3d=str(weights), bootstrap=2,
+    changes="pixels=0,frames=9,reals=8,fakes=8,multiple=1",
+  )  # fmt: skip
+  found = evaluate_protocol.report(Model(config), config, tmp_path, evaluation)
+  titles = [record["title"] for record in found["scores"]["fakes"]]
+  assert titles == ["FVD", "KVD"] and len(found["scores"]) == 4
+  digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+  assert found["weights"] == digest
+  page = (tmp_path / "eval" / "lvdm-generation.html").read_text()
+  assert found["protocol_hash"] in page and "FVD" in page
+
+
+def test_clipsim_of_a_runs_captions_reaches_a_report(tmp_path, monkeypatch):
+  image = clip_image.ClipImage(8, 1, 2, 4, 6, size=8)
+  text = clip_text.ClipText(16, 8, 1, 2, 5, projection=6)
+  monkeypatch.setitem(clip_image.NETWORKS, "b32", image)
+  monkeypatch.setitem(clip_text.NETWORKS, "b32", text)
+  monkeypatch.setattr(tokenizers, "Clip", Letters)
+  draw = lambda network, x: initializers.initialize(network, 0, x)["params"]
+  files = {name: tmp_path / f"{name}.safetensors" for name in ("image", "text")}
+  picture, tokens = np.zeros((1, 8, 8, 3), np.float32), np.zeros((1, 5), np.int32)
+  state = image_weights.to_state(draw(image, picture))
+  safetensors_file.write(files["image"], state, {})
+  safetensors_file.write(files["text"], text_weights.to_state(draw(text, tokens)), {})
+  config = tiny.text_config(data__frames=16)
+  evaluation = _evaluation(
+    protocol="clip_b32", weights_clip_image=str(files["image"]),
+    weights_clip_text=str(files["text"]), vocabulary="merges.txt",
+  )  # fmt: skip
+  model = Model(config)
+  found = evaluate_protocol.report(model, config, tmp_path, evaluation)
+  assert len(model.asked[0][1]["text"]) == 8
+  names = {record["title"].partition(" (")[0] for record in found["scores"]["fakes"]}
+  assert names == {
+    "frame consistency", "background consistency", "CLIPSIM, prompt consistency"
+  }  # fmt: skip
+  assert set(found["scores"]) == {
+    "fakes", "floor: captions of other clips", "baseline: first frame repeated",
+    "real clips",
+  }  # fmt: skip
+  kept = json.loads((tmp_path / "eval" / "clip_b32-generation.json").read_text())
+  assert kept["scores"] == json.loads(json.dumps(found["scores"]))
+
+
+class Letters:
+  """Stands in for CLIP's tokenizer, whose merges are not at hand."""
+
+  def __init__(self, vocabulary, length):
+    assert vocabulary == "merges.txt" and length == 5
+
+  def __call__(self, text):
+    return np.array([14, *(ord(c) % 14 for c in text[-3:].ljust(3)), 15], np.int32)
 
 
 @pytest.mark.slow
