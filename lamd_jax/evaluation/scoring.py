@@ -170,8 +170,8 @@ NOTES: dict[str, str] = {
   " between 1 and 101 classes, grows with the clips of a split, and sees little motion",
   "videomae_v2_ssv2": _NEED_THEIR_NETWORK,
   "vjepa_ssv2": _NEED_THEIR_NETWORK,
-  "pairs": "rounding a perfect clip to whole grey levels costs it 58.9 dB",
-  "pairs_lpips": "rounding a perfect clip to whole grey levels costs it 58.9 dB",
+  "pairs": "a clip that is right but for rounding to whole grey levels has 58.9 dB",
+  "pairs_lpips": "a clip that is right but for rounding to whole grey levels has 58.9 dB",
   "captions_mage": "a clip that stands still has no caption and scores 0",
   "captions_strict": "a clip that stands still has no caption and scores 0",
   "block_matching": "lower is not better: what stands still scores 0, so the error is to"

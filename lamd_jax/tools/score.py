@@ -16,12 +16,13 @@
 REAL and FAKE are folders of videos (mp4, ...), of image folders (png, ...) or of npz
 files, or one npz file: uint8 [N,T,H,W,3] under arr_0, as LVDM's published samples are.
 For protocols whose network lives elsewhere they are npz files of features [N,D], for
-fvmd_* of tracks [N,T,20,20,2]. cater_precision_* take a captioner's file as FAKE, or
-clips of the procedural world, which a tracker describes. For nearest_training the reals
-are the training videos.
+fvmd_* of tracks [N,T,20,20,2], which tools.tracks writes of the procedural world.
+cater_precision_* take a captioner's file as FAKE, or clips of the procedural world,
+which a tracker describes. For nearest_training the reals are the training videos.
 
 Beside each score stand its protocol and hash, the distance of real clips to real clips
-at the same number, two trivial baselines and a bootstrap interval. Fewer clips than
+at the same number, trivial baselines and a bootstrap interval; where a protocol has no
+such row, a note says why. What networks found is kept (--cache). Fewer clips than
 the protocol asks for is an error; --set reals=256 scores them under another name.
 Writes report.json and, beside it, report.html with a plot.
 """

@@ -76,3 +76,40 @@ def test_baselines_stand_still_or_jump():
   assert sorted(map(bytes, mixed)) == sorted(map(bytes, clip))
   assert (mixed != clip).any()
   np.testing.assert_array_equal(mixed, scoring.shuffle_frames(clip))
+
+
+def test_trivial_features_lose_what_they_are_to_lose():
+  draw = np.random.default_rng(0).standard_normal((200, 2))
+  a = draw @ np.array([[1.0, 0.9], [0, 0.4]]) + 3
+  alone = scoring.shuffle_columns(a)
+  np.testing.assert_allclose(np.sort(alone, 0), np.sort(a, 0))
+  correlation = lambda x: abs(np.corrcoef(x.T)[0, 1])
+  assert correlation(alone) < 0.2 < 0.8 < correlation(a)
+  # Of a set against its own mean the covariance alone is left: tr C.
+  found = _compare("frechet", a, scoring.mean_row(a), resamples=0).value
+  assert found == pytest.approx(a.var(0, ddof=1).sum())
+
+
+def test_trivial_clips_and_tracks():
+  clip = clip_files.waves(1)[0]
+  shuffled = scoring.shuffle_pixels(clip)
+  assert np.abs(shuffled.astype(int) - clip).mean() > 5
+  for frame, other in zip(clip, shuffled):
+    rows = lambda x: np.sort(x.reshape(-1, 3), 0)
+    np.testing.assert_array_equal(rows(frame), rows(other))
+  tracks = np.random.default_rng(0).standard_normal((2, 16, 20, 20, 2))
+  assert not np.diff(scoring.still_tracks(tracks), axis=1).any()
+  times = scoring.shuffle_tracks(tracks)
+  np.testing.assert_array_equal(np.sort(times, 1), np.sort(tracks, 1))
+  assert np.abs(times - tracks).max() > 0
+
+
+def test_every_protocol_has_baselines_or_says_why_not():
+  of_sets = {"i3d_kinetics400", "random_i3d", "random_small"}  # scoring.BASELINES
+  of_files = {"fvmd_release", "fvmd_true"}  # scoring.OF_TRACKS
+  of_clip = {"clip_b32", "clip_l14", "clip_h14"}  # first frame repeated
+  noted = set(scoring.NOTES)
+  assert of_sets | of_files | of_clip | noted == set(protocol_lib.TITLES)
+  for preset in protocol_lib.PRESETS.values():
+    alone, beside = scoring.notes(preset, False), scoring.notes(preset, True)
+    assert len(alone) - len(beside) == (preset.extractor in scoring.REALS_HELP)
