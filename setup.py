@@ -9,6 +9,8 @@ PARITY = ["torch==2.13.0", "transformers>=5"]
 TEST = [
   "pytest>=8", "pytest-xdist>=3", "tensorboard>=2.16", "jsonschema>=4", "pyyaml>=6"
 ]
+NOTEBOOKS = ["jupytext>=1.16", "nbclient>=0.10", "ipykernel>=6.29", "nbformat>=5.10"]
+DOCS = ["sphinx>=8,<10", "myst-parser>=4", "furo>=2024.8"]
 
 setuptools.setup(
   name="lamd_jax",
@@ -46,6 +48,9 @@ setuptools.setup(
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
     "gcp": ["etils[epath-gcs]", "gcsfs"],
-    "dev": [*TEST, *PARITY, "pyink>=24.10"],
+    "notebooks": NOTEBOOKS,  # to execute notebooks/
+    "docs": DOCS,
+    # Playwright: pages in a browser; Chromium is the system's.
+    "dev": [*TEST, *PARITY, *NOTEBOOKS, *DOCS, "playwright>=1.50", "pyink>=24.10"],
   },
 )

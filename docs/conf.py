@@ -43,10 +43,21 @@ napoleon_use_param = False
 generate.write(HERE / "generated")
 
 
-def _link_files_of_the_root(app, name, source):
-  """Makes links to README.md and CHANGELOG.md, which are no pages here, links to files."""
-  source[0] = re.sub(r"\]\(((?:\.\./)+[A-Z]+\.md)\)", r"](path:\1)", source[0])
+def _link_outside(app, name, source):
+  """Turns links to files beside docs/ into downloads, and those to folders into names."""
+  page = HERE / name
+
+  def one(link):
+    text, target = link.groups()
+    found = (page.parent / target).resolve()
+    if HERE in found.parents:
+      return link.group()
+    if found.is_dir():
+      return f"{text} (`{found.relative_to(HERE.parent)}`)"
+    return f"[{text}](path:{target})"
+
+  source[0] = re.sub(r"\[([^\]]*)\]\(([^)#:\s]+)\)", one, source[0])
 
 
 def setup(app):
-  app.connect("source-read", _link_files_of_the_root)
+  app.connect("source-read", _link_outside)
