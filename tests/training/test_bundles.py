@@ -55,6 +55,15 @@ def test_arrays_of_one_shape_and_place_are_stacked_for_an_optimizer_of_matrices(
   jax.tree.map(np.testing.assert_array_equal, back, tree)
 
 
+def test_no_bundle_has_more_than_its_number_of_members():
+  tree = [np.full(i + 1, i, np.float32) for i in range(bundles.MEMBERS + 2)]
+  mesh = sharding.make_mesh("dp", jax.devices()[:1])
+  plan = bundles.Bundles(tree, sharding.state_shardings(tree, mesh))
+  first, second = plan.pack(tree).values()
+  np.testing.assert_array_equal(first, np.concatenate(tree[:-2]))
+  np.testing.assert_array_equal(second, np.concatenate(tree[-2:]))
+
+
 @pytest.mark.parametrize("stacks", [False, True])
 def test_packing_compiles_to_no_collective(stacks):
   plan, tree, shardings = _plan(stacks)
