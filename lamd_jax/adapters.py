@@ -23,6 +23,7 @@ from lamd_jax.errors import ConfigError
 from lamd_jax.errors import WeightsError
 from lamd_jax.interchange import keys
 from lamd_jax.interchange import lora_file
+from lamd_jax.systems import distill_stage
 from lamd_jax.systems import parameter_groups
 from lamd_jax.systems.diffusion_stage import DenoiserStage
 from lamd_jax.systems.further_stage import DENOISER
@@ -164,12 +165,23 @@ def _read(
   return stage, about.get("base", ""), lora_file.read(path, known)
 
 
+def _alike(
+  config: ConfigDict, weights: Mapping[str, Any], stage: str
+) -> tuple[str, ...]:
+  """The stage, and what was distilled from it."""
+  known = SYSTEMS[config.system](config).stages()
+  taught = [s for s in known if s.name == distill_stage.NAME and s.name in weights]
+  return (stage, *(s.name for s in taught if s.starts_from == stage))
+
+
 def over(
   config: ConfigDict, weights: Mapping[str, Any], adapters: Sequence[Adapter]
 ) -> dict[str, Any]:
   """Returns {stage: {"params", "extras"}} with files laid over their stages.
 
   A file made for other weights of the same network is taken, and a warning says so.
+  What changes a stage changes its distilled network alike (Luo et al., arXiv
+  2311.05556).
 
   Raises:
     WeightsError: a file that is none, or does not fit the network; one line.
@@ -189,6 +201,7 @@ def over(
         "%s was trained on other weights of %s (%s, not %s)", path, stage, base[:12],
         hashes[stage][:12],
       )  # fmt: skip
-    new = merged(params, changes, weight)
-    weights[stage] = {**weights[stage], "params": new}
+    for name in _alike(config, weights, stage):
+      new = merged(weights[name]["params"], changes, weight)
+      weights[name] = {**weights[name], "params": new}
   return weights

@@ -61,6 +61,17 @@ def test_files_add_by_their_weights_and_nothing_else_moves(tmp_path, model):
   assert moved == {(*path, "kernel") for path in changes[0]}
 
 
+def test_what_was_distilled_from_a_stage_changes_alike(tmp_path, model):
+  config, weights = model
+  student = jax.tree.map(lambda x: x + 1, {"params": weights["diffusion"]["params"]})
+  changes = _file(tmp_path / "a.safetensors", model)
+  asked = adapters.asked(tmp_path / "a.safetensors", 0.8)
+  new = adapters.over(config, {**weights, "distill": student}, asked)
+  old, laid = (_flat({"diffusion": x}) for x in (student, new["distill"]))
+  a, b, _ = changes[QKV[:-1]]
+  np.testing.assert_allclose(laid[QKV] - old[QKV], 0.8 * 3 / 2 * (a @ b), atol=1e-4)
+
+
 def test_a_weight_of_nothing_is_the_model_bit_by_bit(tmp_path, model):
   config, weights = model
   _file(tmp_path / "a.safetensors", model)

@@ -20,6 +20,7 @@ from lamd_jax import rng
 from lamd_jax import types
 from lamd_jax.errors import ConfigError
 from lamd_jax.errors import WeightsError
+from lamd_jax.systems import distill_stage
 from lamd_jax.systems import gen1
 from lamd_jax.systems import prior
 from lamd_jax.systems import sampling
@@ -99,7 +100,8 @@ def check(model: api.Model, evaluation: ConfigDict) -> None:
       f"--eval.edit_steps={steps}: more than the diffusion.steps={levels} of the run"
     )
   for stage in model.system.generates_with:
-    if stage not in model.weights and stage != prior.STAGE:
+    optional = (prior.STAGE, distill_stage.NAME)
+    if stage not in model.weights and stage not in optional:
       raise WeightsError(f"the stage {stage} of this run is not trained to its end")
 
 

@@ -21,6 +21,7 @@ from lamd_jax.interchange import clip_text
 from lamd_jax.interchange import dpt
 from lamd_jax.interchange import safetensors_file
 from lamd_jax.modes import imported
+from lamd_jax.systems import distill_stage
 from lamd_jax.systems.registry import SYSTEMS
 from lamd_jax.training import checkpoints
 
@@ -53,7 +54,8 @@ def write(
     name: of the record's file.
   """
   for stage in SYSTEMS[config.system](config).generates_with:
-    if stage != made and stage in weights:
+    # A distilled network is that of the weights that it was distilled from.
+    if stage not in (made, distill_stage.NAME) and stage in weights:
       params, extras = weights[stage]["params"], weights[stage]["extras"]
       checkpoints.write_finished(out / stage, params, {}, extras)
   config = config.copy_and_resolve_references()
