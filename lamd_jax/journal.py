@@ -156,7 +156,9 @@ class Journal:
     """
     for name, array in carry.items():
       if array.dtype not in (np.float32, np.uint8):
-        raise ValueError(f"carry {name!r} is {array.dtype}; shards hold float32 and uint8")
+        raise ValueError(
+          f"carry {name!r} is {array.dtype}; shards hold float32 and uint8"
+        )
     index = len(self.units)
     media.atomically(
       self.latents(index), lambda partial: np.savez(partial, **carry)

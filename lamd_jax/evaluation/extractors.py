@@ -78,7 +78,8 @@ class Extractor:
         f"{protocol.name}: clips of {protocol.frames} frames; {protocol.extractor} needs"
         f" {least} or more"
       )
-    self._spread = spread.OverDevices(FUNCTIONS[protocol.extractor](protocol), params, batch)
+    apply = FUNCTIONS[protocol.extractor](protocol)
+    self._spread = spread.OverDevices(apply, params, batch)
     self.batch = self._spread.batch
 
   def __call__(self, clips: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -46,7 +46,9 @@ _COPIES = 64  # training clips that go through an mp4: encoding takes its time
 # --- CLIP
 
 
-def _texts(name: str, options: argparse.Namespace, clips: score_clips.Clips) -> np.ndarray | None:
+def _texts(
+  name: str, options: argparse.Namespace, clips: score_clips.Clips
+) -> np.ndarray | None:
   """Pooled, projected captions [N,D]; None if none are given."""
   given = [options.captions, options.text_weights, options.vocabulary]
   if not any(given):
@@ -72,7 +74,9 @@ def _texts(name: str, options: argparse.Namespace, clips: score_clips.Clips) -> 
   return np.concatenate(made)
 
 
-def _clip_row(label: str, frames: np.ndarray, texts: np.ndarray | None) -> score_clips.Row:
+def _clip_row(
+  label: str, frames: np.ndarray, texts: np.ndarray | None
+) -> score_clips.Row:
   """Args: the network's name, features [N,T,D], captions [N,D] or None."""
   row = {
     f"frame consistency (CLIP {label})": clip_scores.frame_consistency(frames),
@@ -92,7 +96,8 @@ def _clip(protocol: Protocol, options: argparse.Namespace) -> score_clips.Found:
   texts = _texts(name, options, sets["fake"])
 
   extract = clip_frames.Extractor(network, params, options.batch)
-  cache, digest = score_cache.Cache(options.cache), conversion.sha256(_path(options.weights))
+  cache = score_cache.Cache(options.cache)
+  digest = conversion.sha256(_path(options.weights))
   features = lambda clips: clips.measured(cache, [digest], extract)
   made = features(sets["fake"])
   rows = {"fakes": _clip_row(label, made, texts)}
@@ -100,7 +105,8 @@ def _clip(protocol: Protocol, options: argparse.Namespace) -> score_clips.Found:
     others = texts[score_clips.derange(len(texts), options.seed)]
     title = f"CLIPSIM, prompt consistency (CLIP {label})"
     rows[_OTHER_CAPTIONS] = {title: clip_scores.clipsim(others, made)}
-  rows[score_clips.STILL] = _clip_row(label, np.repeat(made[:, :1], made.shape[1], 1), texts)
+  still = np.repeat(made[:, :1], made.shape[1], 1)
+  rows[score_clips.STILL] = _clip_row(label, still, texts)
   if "real" in sets:
     rows[score_clips.REAL] = _clip_row(label, features(sets["real"]), None)
   if options.text_weights:
@@ -226,7 +232,8 @@ def _neighbours(protocol: Protocol, options: argparse.Namespace) -> score_clips.
 # Extractor -> what scores clips with it.
 PARTS: dict[str, Callable[[Protocol, argparse.Namespace], score_clips.Found]] = {
   "clip_b32": _clip, "clip_l14": _clip, "clip_h14": _clip, "pairs": score_pairs.part,
-  "pairs_lpips": score_pairs.part, "captions_mage": _captions, "captions_strict": _captions,
+  "pairs_lpips": score_pairs.part,
+  "captions_mage": _captions, "captions_strict": _captions,
   "block_matching": _warp, "thumbnails": _neighbours,
 }  # fmt: skip
 _NEEDS_WEIGHTS = ("clip_b32", "clip_l14", "clip_h14", "pairs_lpips")

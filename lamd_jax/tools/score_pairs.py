@@ -67,7 +67,8 @@ def compare(
   pairs: Iterable[Pair], lpips: image_quality.Lpips | None = None
 ) -> np.ndarray:
   """Returns [N, PSNR, SSIM, SSIM, perhaps LPIPS] of pairs of clips [T,H,W,3] uint8."""
-  each = lambda a, b: [float(f(a[None], b[None])[0]) for f in image_quality.PAIRED.values()]
+  functions = image_quality.PAIRED.values()
+  each = lambda a, b: [float(f(a[None], b[None])[0]) for f in functions]
   supply, found = iter(pairs), []
   while part := list(itertools.islice(supply, _AT_ONCE)):
     rows = np.array(list(spread.over_processors(each, part)))
