@@ -61,6 +61,22 @@ def _samples(path):
   return np.concatenate(parts), begin
 
 
+def _in_segments(out, video, frames):
+  """As `edit_output.write`, by segments of 2 frames or 9 that are joined."""
+  frames = np.stack(list(frames))
+  cuts = range(0, len(frames), 9 if len(frames) > 9 else 2)
+  paths = [out.parent / "parts" / f"{begin}.mp4" for begin in cuts]
+  for path, begin in zip(paths, cuts):
+    edit_output.write_segment(path, video, frames[begin : begin + cuts.step])
+  edit_output.join(out, video, paths)
+
+
+@pytest.fixture(params=[edit_output.write, _in_segments], ids=["whole", "segments"])
+def put(request):
+  """Both ways to write an edited video."""
+  return request.param
+
+
 # What cameras, screens and downloads have; the last of each: whether it is copied.
 @pytest.mark.parametrize(
   ("name", "codec", "pixels", "sound", "copied"),
@@ -71,10 +87,10 @@ def _samples(path):
    ("d.webm", "libvpx", "yuv420p", "libopus", True),
    ("e.mkv", "ffv1", "bgr0", "flac", True)],
 )  # fmt: skip
-def test_size_rate_length_and_sound_stay(tmp_path, name, codec, pixels, sound, copied):
+def test_size_rate_length_and_sound_stay(put, tmp_path, name, codec, pixels, sound, copied):
   video = _write(tmp_path / name, codec, pixels, [sound])
   out = tmp_path / "new" / "out.mp4"
-  edit_output.write(out, video, edit_input.frames(video))
+  put(out, video, edit_input.frames(video))
   again = edit_input.probe(out)
   for field in ("n_frames", "height", "width", "rate", "time_base"):
     assert again._asdict()[field] == video._asdict()[field], field
@@ -113,7 +129,7 @@ def test_every_sound_stream_and_its_delay_stay(tmp_path):
     assert abs(a[0] - b[0]) < 2e-3 and a[0] > 0.15
 
 
-def test_pictures_that_begin_late_stay_late(tmp_path):
+def test_pictures_that_begin_late_stay_late(put, tmp_path):
   path = tmp_path / "v.mkv"
   with av.open(str(path), "w") as container:
     video = container.add_stream("ffv1", rate=8)
@@ -134,7 +150,7 @@ def test_pictures_that_begin_late_stay_late(tmp_path):
     container.mux(video.encode())
   video = edit_input.probe(path)
   assert video.start == fractions.Fraction(1, 2)
-  edit_output.write(tmp_path / "out.mp4", video, edit_input.frames(video))
+  put(tmp_path / "out.mp4", video, edit_input.frames(video))
   with av.open(str(tmp_path / "out.mp4")) as container:
     shown = [f.pts * f.time_base for f in container.decode(video=0)]
   assert shown == [fractions.Fraction(t, 8) for t in (4, 5, 6)]
@@ -189,13 +205,13 @@ def test_sound_lies_between_the_pictures_in_the_file(tmp_path):
   assert places["video"][2] < middle < places["video"][20]
 
 
-def test_odd_sides_are_padded_and_said(tmp_path):
+def test_odd_sides_are_padded_and_said(put, tmp_path):
   video = _write(tmp_path / "v.mkv", "ffv1", "bgr0", [], size=(17, 33), n=3)
   (note,) = edit_output.notes(video)
   assert note.startswith("33x17 is stored as 34x18")
   frames = np.zeros((3, 17, 33, 3), np.uint8)
   frames[:, -1], frames[:, :, -1] = 200, 200
-  edit_output.write(tmp_path / "out.mp4", video, iter(frames))
+  put(tmp_path / "out.mp4", video, iter(frames))
   again = edit_input.probe(tmp_path / "out.mp4")
   assert (again.height, again.width) == (18, 34)
   shown = next(edit_input.frames(again)).astype(int)
@@ -203,7 +219,7 @@ def test_odd_sides_are_padded_and_said(tmp_path):
   assert shown[:14, :28].max() < 25
 
 
-def test_turned_input_comes_out_upright(tmp_path):
+def test_turned_input_comes_out_upright(put, tmp_path):
   path = tmp_path / "v.mp4"
   with av.open(str(path), "w") as container:
     stream = container.add_stream("libx264", rate=8)
@@ -215,13 +231,13 @@ def test_turned_input_comes_out_upright(tmp_path):
       container.mux(stream.encode(frame))
     container.mux(stream.encode())
   video = edit_input.probe(path)
-  edit_output.write(tmp_path / "out.mp4", video, edit_input.frames(video))
+  put(tmp_path / "out.mp4", video, edit_input.frames(video))
   again = edit_input.probe(tmp_path / "out.mp4")
   assert (again.height, again.width, again.turns) == (32, 24, 0)
   assert again.pixel_aspect == video.pixel_aspect == fractions.Fraction(3, 4)
 
 
-def test_uneven_times_stay(tmp_path):
+def test_uneven_times_stay(put, tmp_path):
   times, unit = [0, 40, 50, 210, 250], fractions.Fraction(1, 1000)
   with av.open(str(tmp_path / "v.mkv"), "w") as container:
     stream = container.add_stream("ffv1", rate=25)
@@ -234,7 +250,7 @@ def test_uneven_times_stay(tmp_path):
       container.mux(stream.encode(frame))
     container.mux(stream.encode())
   video = edit_input.probe(tmp_path / "v.mkv")
-  edit_output.write(tmp_path / "out.mp4", video, edit_input.frames(video))
+  put(tmp_path / "out.mp4", video, edit_input.frames(video))
   with av.open(str(tmp_path / "out.mp4")) as container:
     shown = [f.pts * f.time_base for f in container.decode(video=0)]
   assert [1000 * t for t in shown] == times
@@ -277,3 +293,14 @@ def test_damaged_sound_is_named(tmp_path, monkeypatch):
   with pytest.raises(DataError, match="its sound cannot be decoded") as error:
     edit_output.write(tmp_path / "out.mp4", video, edit_input.frames(video))
   assert "\n" not in str(error.value) and not (tmp_path / "out.mp4").exists()
+
+
+def test_segments_of_another_number_of_frames_are_refused(tmp_path):
+  video = _write(tmp_path / "v.mkv", "ffv1", "bgr0", [], n=4)
+  frames = np.stack(list(edit_input.frames(video)))
+  edit_output.write_segment(tmp_path / "a.mp4", video, frames[:3])
+  for paths, message in ((["a.mp4"], "hold 3 frames, the video has 4"),
+                         (["a.mp4"] * 2, "more than the video's 4 frames")):  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+      edit_output.join(tmp_path / "out.mp4", video, [tmp_path / p for p in paths])
+  assert not (tmp_path / "out.mp4").exists()
