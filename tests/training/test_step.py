@@ -85,6 +85,31 @@ class _CriticLess(toy_stage.ToyStage):
     return output._replace(losses={"generator": output.losses["generator"]})
 
 
+class _Compared(toy_stage.ToyStage):
+  """Says how far its averages, as `forward` is given them, are from its parameters."""
+
+  def forward(self, params, extras, frozen, *rest):
+    output = super().forward(params, extras, frozen, *rest)
+    own = frozen[self.name]["params"]
+    off = {
+      f"off/{group}": optax.tree.norm(jax.tree.map(jnp.subtract, own[group], params[group]))
+      for group in self.groups
+    }
+    return output._replace(metrics={**output.metrics, **off})
+
+
+def test_forward_is_given_the_averages_before_the_step():
+  made = _Setup(stage=_Compared(statistics=False), ema_decay=0.9, ema_warmup=False)
+  before, _ = made.run()
+  made.state = sharding.place(before, made.shardings)
+  _, report = made.run()
+  apart = jax.tree.map(np.subtract, before.ema["generator"], before.params["generator"])
+  expected = float(optax.tree.norm(apart))
+  assert expected > 0
+  np.testing.assert_allclose(report.metrics["off/generator"], expected, rtol=1e-5)
+  assert report.metrics["off/discriminator"] == 0  # it keeps no average
+
+
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_groups_that_a_variant_does_not_train_stay_bit_by_bit(accumulate):
   made = _Setup(stage=_CriticLess(), accumulate=accumulate, weight_decay=0.1)
