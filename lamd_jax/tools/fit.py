@@ -115,7 +115,8 @@ def measure(cell: Cell, trial: Trial) -> dict[str, Any]:
   try:
     config.train.mesh = cell.mesh
     batch = trial.clips * meshes.batch_parts(cell.mesh, count)
-    config.optim[cell.stage].update(batch=batch, accumulate=1)
+    for stage in config.stages:  # of the others too: they are checked
+      config.optim[stage].update(batch=batch, accumulate=1)
     validation.check_config(config.lock(), count)
     place = compile_mode.open_slice(config, options)
     found, _ = compile_mode.train(place, cell.stage)
