@@ -246,7 +246,7 @@ def sample_defaults(sampler: str = "") -> ConfigDict:
       strip=0,  # states of the chain in strip.png, from noise to the clip; 0: none
       # For LVDM's videos of any length:
       long="none",  # none | autoregressive | hierarchical | sliding
-      noise_level=0,  # of the known frames, in levels of the schedule; README says why 0
+      noise_level=0,  # levels, of the known frames; why 0: docs/results.md
       null="released",  # what guidance subtracts: released | unconditional
       overlap=1,  # latents on both sides of a seam that decoding blends
       # For all:
