@@ -230,7 +230,7 @@ def flags_page() -> str:
     _HEAD, "# Flags", "",
     "`python -m lamd_jax.main` takes these and [config keys](config.md). A flag is"
     " written `--NAME=VALUE` or `--NAME VALUE`; tuples are written with commas.", "",
-    "```text", main.usage().strip(), "```", "",
+    "```text", main.HELP.format(modes=", ".join(command_line.MODES)).strip(), "```", "",
     f"`--mode`: {', '.join(command_line.MODES)}."
     f" `--resume`: {', '.join(command_line.RESUME)}.",
   ]  # fmt: skip
