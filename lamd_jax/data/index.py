@@ -56,7 +56,8 @@ def load(root: pathlib.Path) -> dict[str, Entry]:
 
 def _entry(fields: dict) -> Entry:
   entry = Entry(**fields)
-  return entry._replace(keyframes=tuple(tuple(key) for key in entry.keyframes))
+  keyframes = tuple(tuple(key) for key in entry.keyframes)
+  return entry._replace(keyframes=keyframes, grid=tuple(entry.grid))
 
 
 def _write(root: pathlib.Path, entries: Sequence[Entry]) -> pathlib.Path:

@@ -50,6 +50,7 @@ class Entry(NamedTuple):
   error: str = ""  # why it is unusable
   start: int = 0  # as of the item
   count: int = 0
+  grid: tuple[int, ...] = ()  # of times, see video_file.Facts; () too in older indexes
 
 
 class Videos(Protocol):

@@ -35,6 +35,45 @@ def test_seeking_gives_what_decoding_from_the_start_gives(tmp_path, make, suffix
     assert make.numbers(sought).tolist() == wanted
 
 
+@pytest.mark.parametrize(
+  "options", [{"g": "20"}, {"g": "300"}, {"g": "24", "x264-params": "open-gop=1:bframes=5"}]
+)
+def test_leaving_out_frames_changes_no_pixel(tmp_path, monkeypatch, options):
+  """H.264 with B-frames that move: a frame that lacked its reference would show it."""
+  rng = np.random.default_rng(0)
+  noise = np.kron(rng.integers(0, 256, (10, 30, 3)), np.ones((8, 8, 1)))
+  frames = np.stack([np.roll(noise, 3 * t, axis=1)[:64, :96] for t in range(90)])
+  path = tmp_path / "a.mp4"
+  media.encode_mp4(path, frames.astype(np.uint8), 8, options)
+  facts = video_file.probe(path)
+  start, step = facts.grid
+  assert step > 0 and start >= 0 and all((pts - start) == i * step for i, pts in facts.keyframes)
+  decoded = []
+  convert = video_file._skipping
+
+  def counted(*arguments):
+    for number, frame in convert(*arguments):
+      decoded.append(number)
+      yield number, frame
+
+  monkeypatch.setattr(video_file, "_skipping", counted)
+  every = 0
+  for _ in range(12):
+    first, stride = int(rng.integers(0, 70)), int(rng.integers(1, 5))
+    wanted = list(range(first, first + 5 * stride, stride))
+    found = video_file.read(path, wanted, 90, facts.keyframes, grid=facts.grid)
+    assert np.array_equal(found, video_file.read(path, wanted, 90))
+    before = [i for i, _ in facts.keyframes if i <= first]
+    every += wanted[-1] + 1 - (before[-1] if before else 0)
+  assert len(decoded) < 0.9 * every  # some were left out
+
+
+def test_uneven_times_are_no_grid():
+  assert video_file._grid([3, 5, 7, 9]) == (3, 2)
+  assert video_file._grid([3, 5, 7, 10]) == video_file._grid([0, None]) == ()
+  assert video_file._grid([5]) == video_file._grid([4, 4]) == ()
+
+
 def test_a_wrong_keyframe_is_not_believed(tmp_path, make):
   path = make.video(tmp_path / "a.mkv", 40, gop=10)
   with pytest.raises(DataError, match="not where the index says"):

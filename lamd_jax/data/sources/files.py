@@ -168,7 +168,9 @@ class FileVideos:
     frames = np.asarray(frames) + entry.start
     if entry.kind in softmotion.CAMERAS:
       return softmotion.read(path, frames, entry.kind, entry.keyframes)
-    return video_file.read(path, frames, entry.n_frames, entry.keyframes)
+    return video_file.read(
+      path, frames, entry.n_frames, entry.keyframes, grid=entry.grid
+    )
 
 
 def open_files(
