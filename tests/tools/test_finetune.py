@@ -16,10 +16,13 @@ from lamd_jax import run_folder
 from lamd_jax.errors import ConfigError
 from lamd_jax.errors import DataError
 from lamd_jax.systems.registry import SYSTEMS
+from lamd_jax.tools import convert_lvdm
 from lamd_jax.tools import derived_run
 from lamd_jax.tools import export
 from lamd_jax.tools import finetune
 from lamd_jax.training import checkpoints
+import lvdm_files
+import torch_writer
 
 CONFIGS = {
   "lvdm": lambda: tiny.config(train__mesh="one", data__num_videos=8),
@@ -248,3 +251,18 @@ def test_motion_maps_have_no_temporal_layers(tmp_path, capsys):
   run = _drawn(epath.Path(tmp_path) / "run", "lamd")
   assert _tune(run, tmp_path / "o", "--how=temporal", stage="motion_diffusion") == 2
   assert "has no temporal layers; choose full or lora" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_converted_checkpoint_is_a_start(tmp_path):
+  config, checkpoint = CONFIGS["lvdm"](), tmp_path / "last.ckpt"
+  state = lvdm_files.state(convert_lvdm.networks(config))
+  torch_writer.write_training(checkpoint, state)
+  run, out = tmp_path / "run", epath.Path(tmp_path) / "out"
+  latents = convert_lvdm.Latents(0.5, -0.25)
+  convert_lvdm.convert_lvdm(checkpoint, run, config, latents, {})
+  assert _tune(run, out, "--how=lora", "--rank=2") == 0
+  # The file's average is what it goes on from.
+  moved, _ = _moved(epath.Path(run), out, "diffusion")
+  assert moved and all("al_attention']" in name for name in moved)
+  assert lamd_jax.load(out).config.stages == config.stages
