@@ -54,9 +54,13 @@ def _data() -> ConfigDict:
       tokens=77,  # length of a tokenised caption
       vocabulary_size=4096,  # ids of "words"
       vocabulary="",  # file of byte-pair merges, for "clip"
+      # Each makes a batch of its own; decoding, resizing and unpacking let go of the
+      # interpreter, so threads share cores as processes would. Four feed a device from
+      # mp4 at the rates of benchmarks/RESULTS.md; raise it where metrics.jsonl shows
+      # input_wait and cores are idle, at the price of one host batch of memory each.
       num_threads=4,
-      num_workers=0,  # Grain worker processes; threads beat them on few cores
-      prefetch=2,  # host batches kept ready
+      num_workers=0,  # Grain worker processes, where one interpreter is too slow
+      prefetch=2,  # host batches kept ready, at least one a thread; evens out slow files
     )
   )
 
