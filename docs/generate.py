@@ -267,19 +267,20 @@ def protocols_page() -> str:
     _HEAD, "# Protocols", "",
     "What `--protocol` of `tools.score` and `--eval.protocol` take. The hash is over all"
     " fields; `--set FIELD=VALUE` and `--eval.changes` change one, and with it name and"
-    " hash. Clips: 0 means all that there are. Where no score is named, the"
-    " protocol scores clip by clip: see [scores](../explanation/scores.md).", "",
-    "| protocol | hash | score | network | frames, stride | reals, fakes |"
-    " resize, crop | remarks |", "|---|---|---|---|---|---|---|---|",
+    " hash. Where no score is named, the protocol scores clip"
+    " by clip: see [scores](../explanation/scores.md).", "",
+    "| protocol | hash | score, of | clips | resize, crop | remarks |",
+    "|---|---|---|---|---|---|",
   ]  # fmt: skip
   for preset in protocol.PRESETS.values():
-    title = ", ".join(filter(None, protocol.TITLES[preset.extractor]))
+    titles = ", ".join(filter(None, protocol.TITLES[preset.extractor]))
+    network = preset.extractor
+    if "i3d" in network:
+      network += f", eps {preset.epsilon:g}"
     cells = (
-      f"`{preset.name}`", preset.hash(), title,
-      f"{preset.extractor}, eps {preset.epsilon:g}"
-      if "i3d" in preset.extractor else preset.extractor,
-      f"{preset.frames}, {preset.stride}",
-      f"{preset.reals}, {preset.fakes}",
+      f"`{preset.name}`", preset.hash(), f"{titles}: {network}" if titles else network,
+      f"{preset.frames}&nbsp;frames, stride&nbsp;{preset.stride};"
+      f" {preset.reals or 'all'}&nbsp;real, {preset.fakes or 'all'}&nbsp;made",
       f"{preset.resize}, {preset.crop}", preset.remarks,
     )  # fmt: skip
     lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
