@@ -115,6 +115,9 @@ def demo(config: ConfigDict) -> None:
     steps=200, batch=32, learning_rate=1e-3, schedule="cosine", warmup=20,
     clip_norm=1.0, ema_decay=0.98,
   )  # fmt: skip
+  config.optim.distill.update(  # for who adds the stage; not tuned
+    schedule, steps=200, batch=4, learning_rate=5e-4, ema_decay=0.95
+  )
   config.train.update(
     mesh="one",
     latent_cache=True,

@@ -144,6 +144,15 @@ def _demo(config: ConfigDict) -> None:
     clip_norm=1.0,
     ema_decay=0.99,
   )
+  config.optim.distill.update(  # for who adds the stage; not tuned
+    steps=300,
+    batch=16,
+    optimizer="muon",
+    learning_rate=5e-4,
+    schedule="cosine",
+    warmup=20,
+    clip_norm=1.0,
+  )
   config.train.update(
     mesh="one",
     latent_cache=True,
