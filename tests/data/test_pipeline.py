@@ -11,7 +11,7 @@ import pytest
 
 import lamd_jax
 from lamd_jax.config import ConfigError
-from lamd_jax.data import pipeline, video_file
+from lamd_jax.data import pipeline, reader, video_file
 from lamd_jax.errors import DataError
 from lamd_jax.data.sources import array_record
 
@@ -120,6 +120,31 @@ def test_threads_do_not_show_and_end_with_the_loader(clips_config):
   while threading.active_count() > before and time.monotonic() < deadline:
     time.sleep(0.01)  # threads leave at the end of the clip they were making
   assert threading.active_count() <= before
+
+
+def test_the_place_is_that_of_batches_taken_not_of_those_read_ahead(
+  clips_config, monkeypatch
+):
+  made = []
+  real = reader.Reader.__call__
+
+  def counted(self, position, row):
+    clip = real(self, position, row)
+    made.append(position)
+    return clip
+
+  monkeypatch.setattr(reader.Reader, "__call__", counted)
+  clips_config.update(num_threads=3, prefetch=3)
+  with pipeline.loader(clips_config, split="train", batch=4, seed=5) as loader:
+    taken = [next(loader) for _ in range(2)]
+    deadline = time.monotonic() + 20
+    while len(made) <= 8 and time.monotonic() < deadline:
+      time.sleep(0.01)
+    assert len(made) > 8  # the loader is ahead
+    assert loader.get_state() == {"next_index": 8}
+    following = next(loader)
+  assert sorted(i for b in taken for i in b.index) == list(range(8))
+  assert sorted(following.index) == list(range(8, 12))
 
 
 def test_worker_processes_do_not_show(clips_config):
