@@ -145,13 +145,7 @@ def _demo(config: ConfigDict) -> None:
     ema_decay=0.99,
   )
   config.optim.distill.update(  # for who adds the stage; not tuned
-    steps=300,
-    batch=16,
-    optimizer="muon",
-    learning_rate=5e-4,
-    schedule="cosine",
-    warmup=20,
-    clip_norm=1.0,
+    config.optim.motion_diffusion, steps=300, learning_rate=5e-4, ema_decay=0.95
   )
   config.train.update(
     mesh="one",
