@@ -122,8 +122,13 @@ def _nth(stride: int) -> str:
   return {1: "one", 2: "second", 3: "third"}.get(stride, f"{stride}th")
 
 
-def _size(folder: Folder, config: ConfigDict) -> tuple[int, str]:
+def _size(
+  folder: Folder, config: ConfigDict, typed: Collection[str]
+) -> tuple[int, str]:
   short = statistics.median(min(e.height, e.width) for e in folder.entries)
+  known = f"the videos' median short side is {short:g} pixels"
+  if "data.size" in typed:
+    return config.data.size, f"size {config.data.size}: as typed; {known}"
   sizes = _SIZES[config.variant]
   size = next((s for s in sizes if s <= short), sizes[-1])
   why = {
@@ -132,7 +137,7 @@ def _size(folder: Folder, config: ConfigDict) -> tuple[int, str]:
   }[config.variant]
   if size != sizes[0]:
     why = "the largest that needs no enlarging"
-  return size, f"size {size}: {why}; the videos' median short side is {short:g} pixels"
+  return size, f"size {size}: {why}; {known}"
 
 
 def _captions(folder: Folder) -> tuple[bool, str]:
@@ -167,7 +172,7 @@ def _usable(
 
 def choose(folder: Folder, config: ConfigDict, typed: Collection[str]) -> Choice:
   """Chooses settings for a folder; `typed` keys are left as they are."""
-  size, size_line = _size(folder, config)
+  size, size_line = _size(folder, config, typed)
   frames, stride, pad, length_line = _length(folder, config, typed)
   text, caption_line = _captions(folder)
   count = len(folder.entries)
@@ -201,8 +206,8 @@ def choose(folder: Folder, config: ConfigDict, typed: Collection[str]) -> Choice
     lines.append(f"  batch {trained} of the autoencoder: there are no more to train on")
   if held_out < _SCORED:
     lines.append(
-      f"  scores none at the end: {held_out} held-out videos, {_SCORED} are needed; look"
-      " at samples (--mode=sample)"
+      f"  scores none at the end: {held_out} of the videos held out, {_SCORED} are needed;"
+      " look at samples (--mode=sample)"
     )
   known = {key: x for key, x in values.items() if key not in kept}
   if kept:

@@ -114,7 +114,7 @@ def test_too_few_held_out_videos_are_not_scored():
   enough = [e._replace(split=s) for e, s in zip(_entries(), splits)]
   assert _choose(enough)[0].train.report
   config, said = _choose(enough[:-1])
-  assert not config.train.report and "15 held-out videos, 16 are needed" in said
+  assert not config.train.report and "15 of the videos held out, 16 are needed" in said
 
 
 def test_scoring_too_few_clips_is_one_line(videos):

@@ -14,7 +14,7 @@ import pathlib
 import shlex
 import sys
 
-from lamd_jax import config as config_lib
+from lamd_jax import lvdm_variants
 from lamd_jax import own_data
 from lamd_jax.data import index
 from lamd_jax.data import layouts
@@ -112,8 +112,7 @@ def _report_records(root: pathlib.Path) -> bool:
 def _advice(folder: str) -> list[str]:
   """What to do with the videos, in words."""
   found = own_data.look(folder)  # by the index, which is there by now
-  config = config_lib.defaults()
-  config.variant = "demo"
+  config = lvdm_variants.build("own_videos", "demo", {"demo": lvdm_variants.demo})
   return [f"advice  {line.strip()}" for line in own_data.advice(found, config)]
 
 
