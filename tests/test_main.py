@@ -86,7 +86,7 @@ def test_latents_encoded_ahead_are_those_that_training_caches(run, tmp_path, mon
     raise KeyboardInterrupt
 
   with pytest.raises(KeyboardInterrupt):
-    prepare_latents.run(ahead, None, stop)
+    prepare_latents.run(ahead, None, (), stop)
   parts = ahead / "latent_cache" / f"{trained.name}.parts"
   first = parts / "00000-of-00002.npz"
   before = first.stat().st_mtime_ns
@@ -98,7 +98,7 @@ def test_latents_encoded_ahead_are_those_that_training_caches(run, tmp_path, mon
       function(task)
     assert first.stat().st_mtime_ns == before
 
-  prepare_latents.run(ahead, None, rest)
+  prepare_latents.run(ahead, None, ("diffusion",), rest)
   assert kept == [[1]] and not parts.exists()
   made = ahead / "latent_cache" / trained.name
   assert sorted(p.name for p in made.iterdir()) == [
@@ -112,6 +112,7 @@ def test_latents_encoded_ahead_are_those_that_training_caches(run, tmp_path, mon
     assert complete == {"count": 32, "fields": ["log_variance", "mean"]}
   # A second call has nothing to do.
   assert prepare.main(["--encode", f"--workdir={ahead}"]) == 0
+  assert prepare.main(["--encode", f"--workdir={ahead}", "--stages=autoencoder"]) == 4
 
 
 def test_samples_equal_those_of_python(run, tmp_path):

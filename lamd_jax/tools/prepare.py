@@ -3,7 +3,7 @@
 
   python -m lamd_jax.tools.prepare --root=DIR --out=OUT --frames=16 --size=128 --stride=2
   python -m lamd_jax.tools.prepare --root=DIR --out=OUT --config=configs/lvdm_sky.py
-  python -m lamd_jax.tools.prepare --encode --workdir=RUN
+  python -m lamd_jax.tools.prepare --encode --workdir=RUN [--stages=diffusion]
 
 The first two write ArrayRecord shards to OUT: train with --config.data.source=array_record
 --config.data.root=OUT --config.data.stride=1. The clips are those of training on DIR with
@@ -181,6 +181,7 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   parser.add_argument("--config", default="", help="whose data settings are taken")
   parser.add_argument("--encode", action="store_true", help="fill RUN's latent cache")
   parser.add_argument("--workdir", default="", help="RUN; its data settings are taken")
+  parser.add_argument("--stages", default="", help="that read the cache; RUN's if not")
   parser.add_argument("--runner", default="", help="of Apache Beam")
   parser.add_argument("--workers", type=int, default=0, help="processes; 0: one a core")
   for key in _data_keys():
@@ -221,6 +222,7 @@ def run(arguments: Sequence[str]) -> None:
     alone: Engine = functools.partial(by_processes, workers=1)
     prepare_latents.run(
       pathlib.Path(options.workdir).expanduser().resolve(), out,
+      [name for name in options.stages.split(",") if name],
       engine if options.runner else alone,
     )  # fmt: skip
 

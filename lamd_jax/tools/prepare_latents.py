@@ -64,15 +64,19 @@ def _config(workdir: str, root: str) -> Any:
 
 
 def _stages(workdir: str, root: str) -> list[stage_lib.Stage]:
-  """Returns the stages that read a latent cache, one for each cache."""
+  """Returns all stages of the run's system, whether the run asks for them or not."""
   config = _config(workdir, root)
-  system = SYSTEMS[config.system](config, precision.compute_dtype(config.train.compute))
-  found = {
-    (stage.cached_as, stage.encoded_by, stage.frames): stage
-    for stage in reversed(system.stages())
-    if stage.name in config.stages and stage.trains_on_latents
-  }
-  return list(reversed(found.values()))
+  make = SYSTEMS[config.system]
+  return make(config, precision.compute_dtype(config.train.compute)).stages()
+
+
+def _reading(stages: Sequence[stage_lib.Stage]) -> list[stage_lib.Stage]:
+  """Returns those that read a latent cache, one for each cache."""
+  found: dict[tuple[Any, ...], stage_lib.Stage] = {}
+  for stage in stages:
+    if stage.trains_on_latents:
+      found.setdefault((stage.cached_as, stage.encoded_by, stage.frames), stage)
+  return list(found.values())
 
 
 # Weights are loaded and the encoder is compiled once a worker, not once a part.
@@ -151,6 +155,7 @@ def _rows(tasks: Sequence[Task]) -> Iterator[dict[str, np.ndarray]]:
 def run(
   workdir: pathlib.Path,
   out: pathlib.Path | None,
+  names: Sequence[str],
   engine: Callable[[Callable[[Any], Any], Sequence[Any]], None],
 ) -> None:
   """Fills every latent cache of a run that can be filled by now.
@@ -158,6 +163,7 @@ def run(
   Args:
     workdir: the run.
     out: where its prepared clips lie, if not where its config says.
+    names: of the stages that are to be trained; () those that the run asks for.
     engine: (function, tasks): who does it.
 
   Raises:
@@ -170,7 +176,11 @@ def run(
       f"--workdir={workdir}: trains without a latent cache; start it with"
       " --config.train.latent_cache=true"
     )
-  stages, waiting = _stages(str(workdir), root), []
+  every, wanted, waiting = _stages(str(workdir), root), tuple(names or config.stages), []
+  known = [stage.name for stage in every]
+  if unknown := [name for name in wanted if name not in known]:
+    raise ConfigError(f"--stages={unknown[0]}: the run's system has {', '.join(known)}")
+  stages = _reading([stage for stage in every if stage.name in wanted])
   for stage in stages:
     missing = [
       name
@@ -183,7 +193,9 @@ def run(
       continue
     _fill(str(workdir), root, stage.name, engine)
   if len(waiting) == len(stages):
-    reason = "; ".join(waiting) or "none of its stages is trained on latents"
+    reason = "; ".join(waiting) or (
+      f"{', '.join(wanted)}: not trained on latents; name others by --stages"
+    )
     raise WeightsError(f"--workdir={workdir}: nothing to encode: {reason}")
 
 
