@@ -48,6 +48,7 @@ setuptools.setup(
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
     "gcp": ["etils[epath-gcs]", "gcsfs"],
+    "beam": ["apache-beam>=2.77"],  # tools.prepare --runner=...
     "notebooks": NOTEBOOKS,  # to execute notebooks/
     "docs": DOCS,
     # Playwright: pages in a browser; Chromium is the system's.

@@ -7,7 +7,7 @@ are ours, on blocks of LVDM's text-to-video model (arXiv 2211.13221).
 
 variant  hardware                 wall time  result
 gpu      one GPU                   not run    not run
-demo     2 CPU cores               18 min     README
+demo     2 CPU cores               18 min     docs/results.md
 
 python -m lamd_jax.main --config=configs/lvdm_cater.py:demo
 python -m lamd_jax.main --workdir=runs/lvdm_cater-demo --mode=sample \

@@ -7,7 +7,7 @@ steps with the 1,074 training folders that cINN's public list counts.
 variant  hardware                 wall time  result
 paper    32 GPUs of 32 GB or more  not run    not run
 gpu      one GPU, procedural sky   not run    not run
-demo     2 CPU cores               README     27.2 dB reconstruction; README
+demo     2 CPU cores               docs/results.md     27.2 dB reconstruction; docs/results.md
 
 python -m lamd_jax.main --config=configs/lvdm_sky.py --config.data.root=/data/sky
 python -m lamd_jax.main --config=configs/lvdm_sky.py:demo

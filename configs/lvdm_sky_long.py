@@ -9,7 +9,7 @@ which --sample.long=autoregressive asks for.
 variant  hardware                 wall time  result
 paper    8 GPUs of 32 GB or more   not run    not run
 gpu      one GPU, procedural sky   not run    not run
-demo     2 CPU cores               README     README
+demo     2 CPU cores               docs/results.md     docs/results.md
 
 python -m lamd_jax.main --config=configs/lvdm_sky_long.py --config.data.root=/data/sky
 python -m lamd_jax.main --config=configs/lvdm_sky_long.py:demo

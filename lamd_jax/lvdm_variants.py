@@ -72,7 +72,7 @@ def demo(config: ConfigDict) -> None:
   )
   config.loss.update(reconstruction="mse", gan_weight=0.0, kl_weight=1e-5)
   # At this length of training eps leaves the colours of whole clips far off: distance
-  # to real clips 62 against 6 of v, see README.
+  # to real clips 62 against 6 of v, see docs/results.md.
   config.diffusion.update(prediction="v", schedule="cosine", loss="l2")
   config.optim.autoencoder.update(
     steps=320,
