@@ -9,8 +9,6 @@ be fused with what computes it; the step puts a branch between the two.
 Arrays are bundled when they lie alike. The packing runs under `shard_map`, on each
 device's own pieces, so it can add no collective. Arrays of LARGE elements and more
 stay alone: they are few, and packing them would copy most of the parameters.
-
-An optimizer that works on matrices gets those of one shape as a stack [N, ...].
 """
 
 from __future__ import annotations
@@ -38,17 +36,13 @@ def _sharded_axes(spec: PartitionSpec) -> tuple[str, ...]:
 class Bundles:
   """How one parameter tree is packed. Everything here is static."""
 
-  def __init__(
-    self, tree: Tree, shardings: Tree, large: int = LARGE, stacks: bool = False
-  ):
+  def __init__(self, tree: Tree, shardings: Tree, large: int = LARGE):
     """Plans the packing.
 
     Args:
       tree: arrays or ShapeDtypeStructs.
       shardings: a NamedSharding for each, of one mesh; a dimension has one mesh axis at most.
       large: number of elements from which an array stays alone.
-      stacks: whether arrays of two and more dimensions are stacked with those of
-        their shape, however large, and not made part of a vector.
     """
     leaves, self._treedef = jax.tree.flatten(tree)
     placed: list[NamedSharding] = jax.tree.leaves(shardings)
@@ -59,11 +53,7 @@ class Bundles:
     ]
     every: dict[str, list[int]] = {}
     for i, leaf in enumerate(leaves):
-      if stacks and len(leaf.shape) > 1:
-        spec = "_".join(str(axis) for axis in self._specs[i])
-        sizes = "x".join(map(str, leaf.shape))
-        key = f"stack_{sizes}_{spec}_{jnp.dtype(leaf.dtype).name}"
-      elif math.prod(leaf.shape) >= large:
+      if math.prod(leaf.shape) >= large:
         key = f"array_{i}"
       else:
         axes = "_".join(_sharded_axes(self._specs[i])) or "replicated"
@@ -80,13 +70,12 @@ class Bundles:
     return jax.tree.structure(tree) == self._treedef
 
   def pack(self, tree: Tree) -> dict[str, jax.Array]:
-    """Returns the bundles of `tree`, each [N], or [N, ...] for N arrays of one shape;
-    lone arrays as they are."""
+    """Returns the bundles of `tree`, each [N]; lone arrays as they are."""
     leaves = self._treedef.flatten_up_to(tree)
     packed = {}
     for key, members in self._members.items():
       parts = [leaves[i] for i in members]
-      packed[key] = parts[0] if self._alone(key) else self._pack(key, parts)
+      packed[key] = parts[0] if self._alone(key) else self._pack(members, parts)
     return packed
 
   def unpack(self, packed: dict[str, jax.Array]) -> Tree:
@@ -94,7 +83,7 @@ class Bundles:
     leaves: list[Any] = [None] * self._treedef.num_leaves
     for key, members in self._members.items():
       alone = self._alone(key)
-      parts = [packed[key]] if alone else self._unpack(key, packed[key])
+      parts = [packed[key]] if alone else self._unpack(members, packed[key])
       for i, part in zip(members, parts, strict=True):
         leaves[i] = part
     return jax.tree.unflatten(self._treedef, leaves)
@@ -115,38 +104,27 @@ class Bundles:
   def _alone(self, key: str) -> bool:
     return key.startswith("array_")
 
-  def _stacked(self, key: str) -> bool:
-    return key.startswith("stack_")
-
-  def _packed_spec(self, key: str) -> PartitionSpec:
-    first = self._specs[self._members[key][0]]
-    if self._stacked(key):
-      return PartitionSpec(None, *first)
-    return PartitionSpec(_sharded_axes(first) or None)
+  def _vector_spec(self, members: list[int]) -> PartitionSpec:
+    return PartitionSpec(_sharded_axes(self._specs[members[0]]) or None)
 
   def _map(self, f: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable:
     return jax.shard_map(f, mesh=self._mesh, in_specs=in_specs, out_specs=out_specs)
 
-  def _pack(self, key: str, parts: list[jax.Array]) -> jax.Array:
-    def join(xs: list[jax.Array]) -> jax.Array:
-      if self._stacked(key):
-        return jnp.stack(xs)
-      return jnp.concatenate([x.reshape(-1) for x in xs])
+  def _pack(self, members: list[int], parts: list[jax.Array]) -> jax.Array:
+    join = lambda xs: jnp.concatenate([x.reshape(-1) for x in xs])
+    specs = [self._specs[i] for i in members]
+    return self._map(join, (specs,), self._vector_spec(members))(parts)
 
-    specs = [self._specs[i] for i in self._members[key]]
-    return self._map(join, (specs,), self._packed_spec(key))(parts)
-
-  def _unpack(self, key: str, packed: jax.Array) -> list[jax.Array]:
-    shapes = [self._local[i] for i in self._members[key]]
+  def _unpack(self, members: list[int], vector: jax.Array) -> list[jax.Array]:
+    shapes = [self._local[i] for i in members]
 
     def split(x: jax.Array) -> list[jax.Array]:
       parts, start = [], 0
-      x = x.reshape(-1)  # of a stack too: its rows lie one after the other
       for shape in shapes:
         size = math.prod(shape)
         parts.append(jax.lax.slice(x, (start,), (start + size,)).reshape(shape))
         start += size
       return parts
 
-    specs = [self._specs[i] for i in self._members[key]]
-    return self._map(split, (self._packed_spec(key),), specs)(packed)
+    specs = [self._specs[i] for i in members]
+    return self._map(split, (self._vector_spec(members),), specs)(vector)

@@ -90,9 +90,9 @@ def _step(
   groups, optim = plan.groups, plan.optim
   streams = rng.Streams(root, state.step)
   gradients, output = _gradients(plan, state, frozen, batch, streams)
-  stacks = not optimizers.elementwise(optim)
+  large = bundles.LARGE if optimizers.elementwise(optim) else 0
   packing = {
-    g: bundles.Bundles(state.params[g], plan.shardings.params[g], stacks=stacks)
+    g: bundles.Bundles(state.params[g], plan.shardings.params[g], large)
     for g in groups
   }
   packed = {g: packing[g].pack(gradients[g]) for g in groups}

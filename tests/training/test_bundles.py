@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 
 from lamd_jax.training import bundles
 from lamd_jax.training import sharding
@@ -20,10 +19,10 @@ TREE = {
 }
 
 
-def _plan(stacks=False):
+def _plan():
   mesh = sharding.make_mesh("fsdp", jax.devices()[:4])
   shardings = sharding.state_shardings(TREE, mesh, min_bytes=16)
-  plan = bundles.Bundles(TREE, shardings, 100, stacks)
+  plan = bundles.Bundles(TREE, shardings, large=100)
   return plan, sharding.place(TREE, shardings), shardings
 
 
@@ -40,21 +39,6 @@ def test_unpack_inverts_pack_and_keeps_every_number():
   jax.tree.map(np.testing.assert_array_equal, back, TREE)
 
 
-def test_arrays_of_one_shape_and_place_are_stacked_for_an_optimizer_of_matrices():
-  array = lambda i: np.arange(i, i + 128, dtype=np.float32).reshape(16, 8)
-  tree = {"a": array(0), "b": array(1000), "c": array(0).T, "d": np.float32([1, 2])}
-  mesh = sharding.make_mesh("fsdp", jax.devices()[:4])
-  shardings = sharding.state_shardings(tree, mesh, min_bytes=16)
-  plan = bundles.Bundles(tree, shardings, stacks=True)
-  packed = jax.jit(plan.pack)(sharding.place(tree, shardings))
-  assert sorted(x.shape for x in packed.values()) == [(1, 8, 16), (2,), (2, 16, 8)]
-  (both,) = (x for x in packed.values() if x.shape == (2, 16, 8))
-  np.testing.assert_array_equal(both, [tree["a"], tree["b"]])
-  assert both.sharding.shard_shape(both.shape) == (2, 4, 8)  # where its rows were
-  back = jax.jit(plan.unpack)(packed)
-  jax.tree.map(np.testing.assert_array_equal, back, tree)
-
-
 def test_no_bundle_has_more_than_its_number_of_members():
   tree = [np.full(i + 1, i, np.float32) for i in range(bundles.MEMBERS + 2)]
   mesh = sharding.make_mesh("dp", jax.devices()[:1])
@@ -64,9 +48,8 @@ def test_no_bundle_has_more_than_its_number_of_members():
   np.testing.assert_array_equal(second, np.concatenate(tree[-2:]))
 
 
-@pytest.mark.parametrize("stacks", [False, True])
-def test_packing_compiles_to_no_collective(stacks):
-  plan, tree, shardings = _plan(stacks)
+def test_packing_compiles_to_no_collective():
+  plan, tree, shardings = _plan()
   double = lambda t: plan.unpack(jax.tree.map(lambda x: 2 * x, plan.pack(t)))
   step = jax.jit(double, in_shardings=(shardings,), out_shardings=shardings)
   text = step.lower(tree).compile().as_text()
