@@ -77,6 +77,9 @@ def prepare() -> None:
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
   # Else a lock file keeps a second process out.
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+  # What this host would be; else libtpu says twice that it does not know.
+  os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+  os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
   # A card that is there is left alone.
   os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
