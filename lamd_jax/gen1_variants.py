@@ -75,7 +75,7 @@ def _cater(config: ConfigDict, size: int, videos: int) -> None:
 
 
 def demo(config: ConfigDict) -> None:
-  """About twenty minutes on two CPU cores, all stages."""
+  """About a quarter of an hour on two CPU cores, all stages."""
   _cater(config, size=64, videos=768)
   config.data.max_bad_fraction = 0.5  # own videos: a few bad ones shall not stop a trial
   model = config.model
@@ -98,7 +98,7 @@ def demo(config: ConfigDict) -> None:
     optimizer="muon", schedule="cosine", warmup=20, clip_norm=1.0, ema_decay=0.99
   )
   config.optim.autoencoder.update(
-    schedule, steps=300, batch=4, learning_rate=5e-3, ema_decay=0.98
+    schedule, steps=230, batch=4, learning_rate=5e-3, ema_decay=0.98
   )
   config.optim.content.update(
     steps=200, batch=32, learning_rate=1.5e-3, schedule="cosine", final_fraction=0.05,
@@ -107,9 +107,9 @@ def demo(config: ConfigDict) -> None:
   # Structure has most of the time: its input channels start at zero.
   config.optim.image.update(schedule, steps=20, batch=4, learning_rate=2e-3)
   config.optim.video.update(schedule, steps=40, batch=4, learning_rate=2e-3)
-  config.optim.structure.update(schedule, steps=450, batch=4, learning_rate=4e-3)
+  config.optim.structure.update(schedule, steps=370, batch=4, learning_rate=4e-3)
   config.optim.structure_levels.update(
-    schedule, steps=200, batch=4, learning_rate=2e-3
+    schedule, steps=150, batch=4, learning_rate=2e-3
   )
   config.optim.prior.update(
     steps=200, batch=32, learning_rate=1e-3, schedule="cosine", warmup=20,
