@@ -165,7 +165,7 @@ def compile_program(
     function: what `jax.jit` returned.
     arguments: of it, jax.ShapeDtypeStruct with shardings on the slice.
     topology: the slice, as `devices` takes it.
-    fast: spend a fraction of the time; the program is slower and needs more memory.
+    fast: spend less time; the program is slower and its memory another.
   """
   options = {"exec_time_optimization_effort": -1.0} if fast else {}
   room, started = available(topology), time.monotonic()

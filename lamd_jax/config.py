@@ -310,7 +310,7 @@ def compile_defaults() -> ConfigDict:
     dict(
       topology="v5e:4x4",  # GENERATION:SHAPE of a TPU slice, see ahead.GENERATIONS
       programs=("train", "sample"),
-      fast=False,  # several times quicker; memory then reads too high
+      fast=False,  # quicker; memory then reads otherwise than exact
     )
   )
 

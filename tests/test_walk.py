@@ -20,7 +20,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.slow
-_SHORT = ["--config.optim.autoencoder.steps=60", "--config.optim.diffusion.steps=6"]
+_SHORT = ["--config.optim.autoencoder.steps=60", "--config.optim.diffusion.steps=30"]
 _MAIN = "python -m lamd_jax.main"
 _RUN = "runs/lvdm_sky-demo"
 

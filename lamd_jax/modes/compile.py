@@ -5,7 +5,7 @@
     --compile.topology=v5e:4x4 --config.optim.diffusion.batch=64
 
 Nothing is trained, and no device, weights or data are needed; minutes a program and some
-GB of memory are. --compile.fast=True takes a fraction of them and reads memory too high.
+GB of memory are. --compile.fast=True takes less, and memory reads otherwise.
 """
 
 from __future__ import annotations

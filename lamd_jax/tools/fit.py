@@ -6,11 +6,11 @@
 
 A cell is one stage's training step on one slice. It is compiled fast with one and with
 two clips on each part of the mesh that cuts the batch; the line through both says how
-many fit, and the exact compiler confirms that number (--exact=no leaves this out: a fast
-program needs more memory, so the number stands on the safe side). Each compilation,
-minutes long, is a line of --out once it is done. A second start goes on from there, and
-the table in Markdown names what was not run. With --smallest=yes the slices that follow
-the first one that holds a clip are left out; name them in order.
+many fit, and the exact compiler confirms that number (--exact=no leaves this out; a fast
+program's memory is another, so the number is then a guess). Each compilation, minutes
+long, is a line of --out once it is done. A second start goes on from there, and the
+table in Markdown names what was not run. With --smallest=yes the slices that follow the
+first one that holds a clip are left out; name them in order.
 """
 
 from __future__ import annotations
