@@ -46,6 +46,7 @@ def test_demos_draw_data_that_their_networks_take(name):
     params, extras = stage.init(None)
     streams = rng.Streams(rng.root(0), jnp.zeros((), jnp.int32))
     step = lambda p, e, f, b: stage.forward(p, e, f, b, streams, stage.variants[0])
-    made = jax.eval_shape(step, params, extras, frozen, batch)
+    own = {stage.name: {"params": params}}  # its averages, as a step gives them
+    made = jax.eval_shape(step, params, extras, {**frozen, **own}, batch)
     assert all(np.prod(loss.shape) == 1 for loss in jax.tree.leaves(made.losses))
     frozen[stage.name] = {"params": params, "extras": made.extras}

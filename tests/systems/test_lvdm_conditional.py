@@ -53,7 +53,7 @@ def test_a_training_clip_spans_the_sparse_latents(system):
   # (latents - 1) * sparse + 1 latents of 2 frames each.
   frames = {s.name: s.frames for s in system.stages()}
   assert frames == {
-    "autoencoder": 4, "diffusion": 4, "prediction": 10, "interpolation": 6
+    "autoencoder": 4, "diffusion": 4, "prediction": 10, "interpolation": 6, "distill": 4
   }  # fmt: skip
 
 
