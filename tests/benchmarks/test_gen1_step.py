@@ -12,6 +12,7 @@ def _count(case):
   return flops.count(function, *shapes)
 
 
+@pytest.mark.slow  # traces the whole network twice
 def test_guidance_without_the_image_model_costs_two_calls():
   # One call for both, with the null content as more rows.
   assert _count("guidance_1") == pytest.approx(2 * _count("video_forward"), rel=0.01)

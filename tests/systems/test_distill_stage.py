@@ -81,6 +81,7 @@ def check_run(config, workdir, teacher, **told):
   return model
 
 
+@pytest.mark.slow  # the parts are tested above; compiles a run, its teacher and itself
 def test_a_finished_run_learns_few_steps(tmp_path, capsys):
   config = tiny.config(**SHORT)
   teacher = write_run(config, tmp_path)
