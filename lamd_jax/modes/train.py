@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 import hashlib
+import shlex
 import time
 from typing import Any
 
@@ -277,12 +278,13 @@ def _train_stages(
 
 def _print_summary(config: ConfigDict, workdir: epath.Path) -> None:
   print("\n" + "\n".join(summary.lines(workdir, config.stages)))
+  place = shlex.quote(f"--workdir={workdir}")  # to be pasted, blanks and all
   print(
     f"config       {workdir / 'config.json'}"
     + "".join(
       f"\n{name:<12} {workdir / name}: checkpoints, metrics.jsonl, samples"
       for name in config.stages
     )
-    + f"\nsample more  python -m lamd_jax.main --workdir={workdir} --mode=sample",
+    + f"\nsample more  python -m lamd_jax.main {place} --mode=sample",
     flush=True,
   )

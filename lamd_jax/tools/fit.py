@@ -92,7 +92,9 @@ def next_trial(known: Known, exact: bool) -> Trial | None:
   if row["fits"] or least == 1:
     return None
   fast = [known[Trial(clips, True)]["needed"] for clips in _PROBES]
-  over = (row["needed"] - row["available"]) / max(1, fast[1] - fast[0])
+  # Of small batches the optimizer's memory may hide that of the clips.
+  slope = max(fast[1] - fast[0], (row["needed"] - fast[0]) / (least - _PROBES[0]), 1)
+  over = (row["needed"] - row["available"]) / slope
   return Trial(max(1, least - max(1, math.ceil(over))), False)
 
 

@@ -56,9 +56,10 @@ def test_a_number_that_does_not_hold_is_lowered_by_what_was_over(tmp_path):
   # The line says 0.5 (1 + n) <= 16 at n <= 31; the truth is 1 + n <= 16.
   compiler = Compiler(1, 1, fast=0.5)
   rows = _fill(tmp_path, compiler)
-  # At 31 clips 16 GiB are over, 32 times the line's slope: down to one clip at once.
-  assert compiler.calls[2:] == [(31, False), (1, False)]
-  assert fit.answer(rows[CELL])[0] == 1
+  # At 31 clips 16 GiB are over. From 1 GiB at one clip to 32 at 31 a clip takes 31/30
+  # GiB, more than the fast line's 0.5: 16 clips less, which is the truth.
+  assert compiler.calls[2:] == [(31, False), (15, False)]
+  assert fit.answer(rows[CELL])[0] == 15
 
 
 @pytest.mark.parametrize("held, clips", [(14.9, 1), (15.5, 0)])
