@@ -8,7 +8,7 @@ was chosen for it, whatever has come into the folder since.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 import pathlib
 import statistics
 from typing import Any, NamedTuple

@@ -8,7 +8,6 @@ is scored and its gallery written (`train.report`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-import hashlib
 import shlex
 import time
 from typing import Any

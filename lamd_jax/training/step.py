@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import chex
 import jax

@@ -342,9 +342,9 @@ class Counted(Fake):
 
 def test_hundreds_of_units_hold_the_arrays_of_two(tmp_path):
   held = []
-  for units in (20, 400):
-    source = Counted(units, length=1, side=8)
-    _run(source, tmp_path / str(units), ("mp4", "npz"))
+  for count in (20, 400):
+    source = Counted(count, length=1, side=8)
+    _run(source, tmp_path / str(count), ("mp4", "npz"))
     held.append(source.most)
   # Of the unit before and of this one: frames and two arrays each.
   assert held[0] == held[1] <= 6
@@ -352,10 +352,10 @@ def test_hundreds_of_units_hold_the_arrays_of_two(tmp_path):
 
 def test_memory_does_not_grow_with_the_video(tmp_path):
   peaks = []
-  for units in (20, 120):
-    source = Fake(8 * units, (8,), side=96)
+  for count in (20, 120):
+    source = Fake(8 * count, (8,), side=96)
     tracemalloc.start()
-    _run(source, tmp_path / str(units), ("mp4", "npz"))
+    _run(source, tmp_path / str(count), ("mp4", "npz"))
     peaks.append(tracemalloc.get_traced_memory()[1])
     tracemalloc.stop()
   # The frames of the short one are 4 MB, those of the long one 27 MB.
