@@ -24,28 +24,27 @@ def distance(
   Covariances are sums over N - ddof; published scores use both 1 and 0. `ridge` times
   the unit matrix is added to both within the root, where a published score does so.
 
-  Dowson and Landau (1982). The square root is taken by eigh of symmetric matrices
-  with eigenvalues clipped at 0, so singular covariances (N <= D) need no epsilon.
+  Dowson and Landau (1982). With C = A^T A of centred rows A, the eigenvalues of C1 C2
+  are the squared singular values of A1 A2^T. Nothing is squared and rooted again, so
+  singular covariances (N <= D) cost no digits and need no epsilon.
   """
   a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
   mean = float(np.square(a.mean(0) - b.mean(0)).sum())
-  # Few rows of many features span a small space; outside it both covariances are 0.
-  outside = max(0, a.shape[1] - len(a) - len(b))
-  if outside:
-    basis = np.linalg.qr(np.concatenate([a - a.mean(0), b - b.mean(0)]).T)[0]
-    a, b = a @ basis, b @ basis
-  cov_a, cov_b = (_covariance(x, ddof) for x in (a, b))
-  unit = ridge * np.eye(len(cov_a))
-  values, vectors = np.linalg.eigh(cov_a + unit)
-  root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
-  cross = np.sqrt(np.linalg.eigvalsh(root @ (cov_b + unit) @ root).clip(0)).sum()
-  cross += outside * ridge
-  covariance = float(np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
+  a, b = ((x - x.mean(0)) / np.sqrt(len(x) - ddof) for x in (a, b))
+  traces = np.square(a).sum() + np.square(b).sum()
+  if ridge:
+    unit = np.sqrt(ridge) * np.eye(a.shape[1])
+    a, b = (np.concatenate([x, unit]) for x in (a, b))
+  a, b = _short(a), _short(b)
+  root = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+  covariance = float(traces - 2 * root)
   return Distance(mean + covariance, mean, covariance)
 
 
-def _covariance(x: np.ndarray, ddof: int) -> np.ndarray:
-  return np.atleast_2d(np.cov(x, rowvar=False, ddof=ddof))
+def _short(rows: np.ndarray) -> np.ndarray:
+  """At most as many rows as columns, with the same covariance."""
+  many = len(rows) > rows.shape[1]
+  return np.linalg.qr(rows, mode="r") if many else rows
 
 
 def standardise(

@@ -41,13 +41,13 @@ def test_few_rows_of_many_features(ridge):
   a, b = np.random.default_rng(4).standard_normal((2, 5, 40)) * [[[1]], [[2]]]
   short = frechet.distance(a, b, 0, ridge)
   long = frechet.distance(np.tile(a, (9, 1)), np.tile(b, (9, 1)), 0, ridge)
-  assert short.total == pytest.approx(long.total, rel=1e-6)
-  assert short.covariance == pytest.approx(long.covariance, rel=1e-6)
+  assert short.total == pytest.approx(long.total, rel=1e-12)
+  assert short.covariance == pytest.approx(long.covariance, rel=1e-12)
 
 
 def test_singular_covariances_are_finite():
   few = np.random.default_rng(1).standard_normal((4, 13))
-  assert frechet.distance(few, few).total == pytest.approx(0, abs=1e-6)
+  assert frechet.distance(few, few).total == pytest.approx(0, abs=1e-12)
 
 
 def test_interval_brackets_the_distance_of_shifted_sets():
