@@ -35,6 +35,7 @@ _MOTIONS = {"sliding": "slide", "placed": "pick-place", "containing": "pick-cont
 _VERBS = frozenset((*_MOTIONS, "rotating", "picked"))
 _WORD = re.compile(r"-?\d+|[a-z]+")
 _SPECIAL = re.compile(r"\[(?:sep|cls|pad)\]")
+_MINUS = re.compile(r"-\s+(?=\d)")  # captioners' tokenizers set it apart: "( - 3, 2 )"
 _COUNTED = 2  # sentences that mage mode reads
 _MOST = 6  # sentences of a caption that strict mode can match in all orders
 
@@ -68,7 +69,7 @@ class Precision(NamedTuple):
 
 def parse(caption: str) -> list[Sentence]:
   """Returns what the sentences of a caption say, in their order."""
-  parts = _SPECIAL.sub(" ", caption.lower()).split(".")
+  parts = _MINUS.sub("-", _SPECIAL.sub(" ", caption.lower())).split(".")
   found = [_WORD.findall(part) for part in parts]
   return [_sentence(words) for words in found if words]
 

@@ -179,7 +179,9 @@ def npz_member(path: pathlib.Path) -> np.ndarray:
     start = _data_start(path, info) + body
     order = "F" if fortran else "C"
     return np.memmap(path, dtype, "r", start, shape, order)
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+  except (
+    OSError, ValueError, EOFError, OverflowError, zipfile.BadZipFile, zlib.error
+  ) as error:  # fmt: skip
     if isinstance(error, DataError):
       raise
     raise DataError(f"{path} is damaged ({' '.join(str(error).split())})") from error
@@ -218,8 +220,10 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     return NpzClips(root)
   if not root.is_dir():
     raise DataError(f"{root} is no folder and no npz file")
+  # Of a path only what lies below the folder: that may be named as ../../clips.
+  hidden = lambda p: any(part.startswith(".") for part in p.relative_to(root).parts)
   files = sorted(
-    (p for p in root.rglob("*") if not any(part.startswith(".") for part in p.parts[1:])),
+    (p for p in root.rglob("*") if not hidden(p)),
     key=lambda p: frame_folder.natural_key(str(p)),
   )
   videos = [p for p in files if p.suffix.lower() in video_file.SUFFIXES]

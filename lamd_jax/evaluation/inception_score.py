@@ -17,16 +17,19 @@ def score(
 
   Args:
     probabilities: [N,K], rows sum to 1.
-    splits: equal parts, in turn; N must be a multiple.
+    splits: parts, in turn, as equal as can be: 2048 in ten are 204 or 205 each, as in
+      StyleGAN-V's script.
     epsilon: added to probabilities within logarithms, as TGAN2's script does.
   """
   p = np.asarray(probabilities, np.float64)
-  if p.ndim != 2 or not len(p) or len(p) % splits:
-    raise DataError(f"{p.shape} probabilities cannot be cut into {splits} equal splits")
+  if p.ndim != 2 or not 1 <= splits <= len(p):
+    raise DataError(f"{p.shape} probabilities cannot be cut into {splits} splits")
   if not np.allclose(p.sum(1), 1, atol=1e-4) or p.min() < 0:
     raise DataError("probabilities do not sum to 1: softmax them first")
   found = []
-  for part in np.split(p, splits):
+  cuts = np.arange(splits + 1) * len(p) // splits
+  for begin, end in zip(cuts, cuts[1:]):
+    part = p[begin:end]
     marginal = part.mean(0)
     with np.errstate(divide="ignore", invalid="ignore"):
       terms = part * (np.log(part + epsilon) - np.log(marginal + epsilon))

@@ -275,7 +275,10 @@ def _from_features(protocol: Protocol, options: argparse.Namespace) -> dict[str,
     path = pathlib.Path(vars(options)[flag]).expanduser()
     if not path.is_file():
       raise DataError(f"--{flag}={path}: protocol {protocol.name} reads an npz of features")
-    array = np.asarray(clip_sources.npz_member(path), np.float64)
+    array = clip_sources.npz_member(path)
+    if array.dtype.kind not in "fiu":
+      raise DataError(f"{path} holds {array.dtype}; numbers are due")
+    array = np.asarray(array, np.float64)
     flat = array.ndim == 2 or protocol.extractor in _OF_TRACKS
     if not flat or not np.isfinite(array).all():
       raise DataError(f"{path} holds {array.shape}, or NaN; finite [N,D] features are due")

@@ -58,6 +58,8 @@ CASES = {
     "the cone is sliding to the fourth quadrant.", "the cone is sliding to (2, -1).",
     (1, 1), (1, 1),
   ),
+  # As tokenizers write it, which MAGE's script joins again.
+  "a minus set apart": (SLIDE, SLIDE.replace("(2, -1)", "( 2, - 1 )"), (1, 1), (1, 1)),
   "another quadrant": (
     "the cone is sliding to the first quadrant.", "the cone is sliding to (2, -1).",
     (1 / 2, 1), (1 / 2, 1),

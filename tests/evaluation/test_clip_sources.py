@@ -55,6 +55,17 @@ def test_videos_are_read_and_close(clips, tmp_path):
   assert np.abs(found.astype(int) - clips[:, :4]).mean() < 12  # 4:2:0 colours
 
 
+def test_a_folder_may_be_named_from_below_or_be_hidden(clips, tmp_path, monkeypatch):
+  hidden, deep = tmp_path / ".cache" / "a", tmp_path / "b" / "c"
+  for folder in (hidden, deep, hidden / ".trash"):
+    folder.mkdir(parents=True)
+  for folder in (hidden, hidden / ".trash"):
+    np.savez(folder / "x.npz", clips)
+  monkeypatch.chdir(deep)
+  for path in (hidden, "../../.cache/a"):
+    assert len(clip_sources.open_source(path).names) == len(clips)
+
+
 def test_digest_follows_the_bytes(clips, tmp_path):
   np.savez(tmp_path / "a.npz", clips)
   before = clip_sources.open_source(tmp_path).digest()

@@ -21,5 +21,11 @@ def test_closed_forms():
 def test_what_is_no_probability_is_refused():
   with pytest.raises(DataError, match="softmax"):
     inception_score.score(np.ones((4, 3)), 1)
-  with pytest.raises(DataError, match="3 equal splits"):
-    inception_score.score(np.eye(4), 3)
+  with pytest.raises(DataError, match="5 splits"):
+    inception_score.score(np.eye(4), 5)
+
+
+def test_uneven_splits_are_cut_as_the_script_does():
+  # i * 5 // 2: two rows of two classes, then three of one.
+  p = np.eye(2)[[0, 1, 0, 0, 0]]
+  assert inception_score.score(p, 2) == pytest.approx((1.5, 0.5))

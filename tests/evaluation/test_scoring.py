@@ -63,6 +63,10 @@ def test_inception_presets():
     scoring.inception(protocol_lib.find(name), p)
     for name in ("is_tgan2", "is_styleganv_2048")
   )
+  # The number that StyleGAN-V's preset asks for is no multiple of its splits.
+  preset = protocol_lib.find("is_styleganv_2048")
+  many = np.random.default_rng(0).dirichlet(np.ones(4), preset.fakes)
+  assert 1 < scoring.inception(preset, many).value < 4
   # Ten splits both; one of them shuffles before it cuts.
   assert tgan.value != stylegan.value and tgan.fakes == 40
   assert 1 < tgan.value < 4 and tgan.interval[0] < tgan.value < tgan.interval[1]
