@@ -46,6 +46,22 @@ TITLES = {
 }  # fmt: skip
 # Their features are made elsewhere and come from a file.
 FROM_FILE = ("videomae_v2_ssv2", "vjepa_ssv2", "fvmd_release", "fvmd_true")
+# These score sets of clips by features that we extract; one may take another's place.
+_OF_SETS = ("i3d_kinetics400", "random_i3d", "random_small")
+# What `Protocol.changed` may put into a field: one of some words, or a number from the
+# first to the second on.
+_CHOICES = {
+  "extractor": _OF_SETS,
+  "resize": ("half_pixel", "half_pixel_aa", "tf1_legacy"),
+  "crop": ("squash", "centre"),
+  "sampling": ("first", "random", "random_clips"),
+  "mmd": ("unbiased_cubic", "biased_square_x100"),
+}
+_LIMITS = {
+  "epsilon": (0, 1), "frames": (2, 10**6), "stride": (1, 10**6),
+  "fake_stride": (1, 10**6), "multiple": (1, 10**8), "ddof": (0, 1), "splits": (1, 10**6),
+}  # fmt: skip
+_SAYS = ("values", "root")  # what the code does, whatever stands there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +108,8 @@ class Protocol:
     """Returns this protocol with other values, and a name that says which.
 
     Raises:
-      ConfigError: a field does not exist, or its value has another type.
+      ConfigError: a field does not exist or changes nothing here, or its value has
+        another type or is none of those that there are.
     """
     known = {k: v for k, v in dataclasses.asdict(self).items() if k != "name"}
     for key, value in changes.items():
@@ -100,10 +117,24 @@ class Protocol:
         raise ConfigError(f"protocol field {key}: not known; {', '.join(sorted(known))}")
       if type(value) is not type(known[key]):
         raise ConfigError(f"protocol field {key}={value!r}: of another type than before")
+      self._check(key, value, known[key])
     if not changes:
       return self
     suffix = "".join(f"+{key}={value}" for key, value in sorted(changes.items()))
     return dataclasses.replace(self, name=self.name + suffix, **changes)
+
+  def _check(self, key: str, value: Any, before: Any) -> None:
+    """Refuses what would get a score another name and not another meaning."""
+    field = f"protocol field {key}={value}"
+    choices = _CHOICES.get(key, ())
+    idle = (choices and before not in choices) or (key == "splits" and not before)
+    if key in _SAYS or idle:
+      raise ConfigError(f"{field}: {self.name} has {before}, which cannot be changed")
+    if choices and value not in choices:
+      raise ConfigError(f"{field}: must be one of {', '.join(choices)}")
+    low, high = _LIMITS.get(key, (value, value))
+    if not low <= value <= high:
+      raise ConfigError(f"{field}: must lie between {low} and {high}")
 
 
 def _digest(record: Mapping[str, Any]) -> str:

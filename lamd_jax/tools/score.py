@@ -50,6 +50,9 @@ from lamd_jax.tools import score_selftest
 from lamd_jax.training import compile_cache
 
 
+_BOOL = {"true": True, "1": True, "false": False, "0": False}
+
+
 def changes(texts: Sequence[str], preset: Protocol) -> dict[str, Any]:
   """Reads --set FIELD=VALUE, in the type that the preset's field has."""
   found, fields = {}, dataclasses.asdict(preset)
@@ -61,8 +64,8 @@ def changes(texts: Sequence[str], preset: Protocol) -> dict[str, Any]:
       preset.changed({key: value})  # says which fields there are
     kind = type(fields[key])
     try:
-      found[key] = value == "True" if kind is bool else kind(value)
-    except ValueError as error:
+      found[key] = _BOOL[value.lower()] if kind is bool else kind(value)
+    except (KeyError, ValueError) as error:
       raise ConfigError(f"--set {text}: {key} is of type {kind.__name__}") from error
     if kind in (int, float) and not 0 <= found[key] < 1e8:
       raise ConfigError(f"--set {text}: must lie between 0 and 1e8")
@@ -157,6 +160,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
       return score_selftest.run(options.weights, options.samples, options.real)
     if options.batch < 1 or options.resamples < 0:
       raise ConfigError("--batch must be 1 or more, --resamples 0 or more")
+    if not 0 <= options.seed < 2**32:
+      raise ConfigError(f"--seed={options.seed}: must lie between 0 and {2**32 - 1}")
     run(options)
   except InputError as error:
     print(error, file=sys.stderr)

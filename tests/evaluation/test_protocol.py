@@ -6,6 +6,8 @@ import dataclasses
 import pytest
 
 from lamd_jax.errors import ConfigError
+from lamd_jax.evaluation import extractors
+from lamd_jax.evaluation import mmd
 from lamd_jax.evaluation import protocol as protocol_lib
 from lamd_jax.evaluation import resize
 from lamd_jax.evaluation.protocol import Protocol, Score
@@ -63,6 +65,37 @@ def test_a_changed_protocol_says_so():
     lvdm.changed({"reals": "many"})
   with pytest.raises(ConfigError, match="--protocol=fvd: not known; .*tf2018"):
     protocol_lib.find("fvd")
+
+
+@pytest.mark.parametrize(
+  ("name", "change", "message"),
+  [
+    ("lvdm", {"crop": "center"}, "crop=center: must be one of squash, centre"),
+    ("lvdm", {"sampling": "randomly"}, "must be one of first, random, random_clips"),
+    ("lvdm", {"extractor": "clip_b32"}, "must be one of i3d_kinetics400"),
+    ("lvdm", {"mmd": "cubic"}, "must be one of unbiased_cubic"),
+    ("lvdm", {"stride": 0}, "stride=0: must lie between 1"),
+    ("lvdm", {"multiple": 0}, "multiple=0: must lie between 1"),
+    ("lvdm", {"ddof": 2}, "ddof=2: must lie between 0 and 1"),
+    # They would rename the score and change nothing.
+    ("lvdm", {"root": "sqrtm"}, "has eigh float64, which cannot be changed"),
+    ("lvdm", {"splits": 10}, "has 0, which cannot be changed"),
+    ("is_tgan2", {"splits": 0}, "splits=0: must lie between 1"),
+    ("pairs", {"resize": "half_pixel"}, "has none, which cannot be changed"),
+    ("clip_b32", {"extractor": "clip_l14"}, "has clip_b32, which cannot be changed"),
+  ],
+)
+def test_a_change_without_meaning_is_refused(name, change, message):
+  with pytest.raises(ConfigError, match=message):
+    protocol_lib.find(name).changed(change)
+
+
+def test_words_that_fields_take_are_those_of_the_code():
+  for field, known in (("resize", resize.FLAVOURS), ("mmd", mmd.FUNCTIONS)):
+    for word in known:
+      protocol_lib.find("lvdm").changed({field: word})
+  for word in extractors.RANDOM:
+    protocol_lib.find("lvdm").changed({"extractor": word})
 
 
 def test_no_score_is_printed_without_its_protocol():

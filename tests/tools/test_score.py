@@ -134,6 +134,12 @@ def test_few_reals_are_halved_for_the_floor(folder):
   assert not set(chosen.where) & set(chosen.other)
 
 
+def test_switches_are_read_in_any_case():
+  preset = protocol_lib.find("lvdm")
+  for text in ("true", "True", "1"):
+    assert score.changes([f"fewer_reals={text}"], preset) == {"fewer_reals": True}
+
+
 def _refused(capsys, code, expected, message):
   said = capsys.readouterr().err.splitlines()
   lines = [line for line in said if not line.startswith("[score")]
@@ -146,6 +152,9 @@ def _refused(capsys, code, expected, message):
     ({"protocol": "fvd"}, 2, "--protocol=fvd: not known"),
     ({"set": "clips=3"}, 2, "protocol field clips: not known"),
     ({"set": "reals=many"}, 2, "of type int"),
+    ({"set": "fewer_reals=yes"}, 2, "of type bool"),
+    ({"set": "multiple=0"}, 2, "must lie between 1"),
+    ({"seed": -1}, 2, "--seed=-1: must lie between 0"),
     ({"out": "report.txt"}, 2, "must end in .json"),
     ({"set": "reals=99"}, 3, "asks for 99 reals"),
     ({"set": "fakes=9"}, 3, "asks for 9 fakes"),
