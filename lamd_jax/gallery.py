@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """A static page of clips and scores: one html file beside its mp4s, no framework.
 
-It works from a file path. All text is escaped; file names are our own.
+It works from a file path, and can be read without scripts; these sort: tables by a
+click on a heading, rows of clips by the scores under them. All text is escaped; file
+names are our own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import html
+import json
+import math
 import os
 import pathlib
 from typing import NamedTuple
@@ -24,34 +28,59 @@ table{border-collapse:collapse}td,th{padding:.25rem .75rem;text-align:left;
 border-bottom:1px solid #8884}td.n{text-align:right;font-variant-numeric:tabular-nums}
 thead th{cursor:pointer}
 .grid{display:grid;gap:.75rem;overflow-x:auto}
-figure{margin:0}figcaption{font-size:.8rem;opacity:.75}
+.row{display:contents}
+figure{margin:0}figcaption{font-size:.8rem;opacity:.75}figcaption span{display:block}
 video{width:100%;min-width:96px;image-rendering:pixelated;background:#8882}
 p.caption{grid-column:1/-1;margin:.75rem 0 -.5rem}
 p.note{opacity:.8;max-width:50rem}
 """
 
 # Plays what is in view and pauses the rest; without scripts the clips still autoplay.
-# A click on a table's heading sorts its rows by that column, a second one backwards.
+# A click on a table's heading sorts its rows by that column, a second one backwards;
+# so does Enter. What has no score comes last, whichever way clips are sorted.
 _SCRIPT = """
 const seen=new IntersectionObserver(es=>es.forEach(e=>
   e.isIntersecting?e.target.play().catch(()=>{}):e.target.pause()));
 document.querySelectorAll('video').forEach(v=>seen.observe(v));
-document.querySelectorAll('thead th').forEach(h=>h.onclick=()=>{
-  const body=h.closest('table').tBodies[0],i=h.cellIndex,down=h.dataset.down!=='1';
-  h.dataset.down=down?'1':'';
-  const key=r=>{const t=r.cells[i].textContent,x=parseFloat(t);return isNaN(x)?t:x};
-  const order=(a,b)=>typeof a===typeof b?(a<b?-1:a>b?1:0):typeof a==='number'?-1:1;
-  [...body.rows].sort((r,q)=>(down?1:-1)*order(key(r),key(q)))
-    .forEach(r=>body.append(r));
+document.querySelectorAll('thead th').forEach(h=>{
+  h.tabIndex=0;h.title='Sort by this column';
+  h.onkeydown=e=>{if(e.key==='Enter')h.click()};
+  h.onclick=()=>{
+    const body=h.closest('table').tBodies[0],i=h.cellIndex,down=h.dataset.down!=='1';
+    h.dataset.down=down?'1':'';
+    const key=r=>{const t=r.cells[i].textContent,x=parseFloat(t);return isNaN(x)?t:x};
+    const order=(a,b)=>typeof a===typeof b?(a<b?-1:a>b?1:0):typeof a==='number'?-1:1;
+    [...body.rows].sort((r,q)=>(down?1:-1)*order(key(r),key(q)))
+      .forEach(r=>body.append(r))}
+});
+document.querySelectorAll('.sort').forEach(bar=>{
+  const grid=bar.nextElementSibling,rows=[...grid.children];
+  const [by,way]=bar.querySelectorAll('select');
+  bar.hidden=false;
+  bar.onchange=()=>{
+    const {column,score}=by.selectedOptions[0].dataset;
+    const of=r=>JSON.parse(
+      r.querySelectorAll('figure')[column]?.dataset.scores??'{}')[score];
+    const key=new Map(rows.map(r=>[r,of(r)])),none=r=>key.get(r)===undefined;
+    [...rows].sort((r,q)=>none(r)-none(q)||way.value*(key.get(r)-key.get(q)))
+      .forEach(r=>grid.append(r))}
 });
 """
 
 
 class Column(NamedTuple):
-  """One kind of clip: clips [N,T,H,W,3] uint8 under a title."""
+  """One kind of clip: clips [N,T,H,W,3] uint8 under a title.
+
+  `scores` has a score's name -> its value for each clip, N or more; nan where there is
+  none.
+  """
 
   title: str
   clips: np.ndarray
+  scores: Mapping[str, Sequence[float]] = {}
+
+  def scores_of(self, i: int) -> dict[str, float]:
+    return {name: float(values[i]) for name, values in self.scores.items()}
 
 
 class Table(NamedTuple):
@@ -81,11 +110,43 @@ def table_html(table: Table) -> str:
   )
 
 
-def figure(name: str, caption: str) -> str:
-  """Returns the html that plays a clip of the page's folder."""
+def figure(name: str, caption: str, scores: Mapping[str, float]) -> str:
+  """Returns the html that plays a clip of the page's folder, its scores under it."""
+  known = {key: value for key, value in scores.items() if math.isfinite(value)}
+  lines = "".join(f"<span>{html.escape(k)}: {v:.4g}</span>" for k, v in known.items())
+  data = f' data-scores="{html.escape(json.dumps(known))}"' if known else ""
   return (
-    f'<figure><video src="{name}" loop muted autoplay playsinline preload="none">'
-    f"</video><figcaption>{html.escape(caption)}</figcaption></figure>"
+    f'<figure{data}><video src="{name}" loop muted autoplay playsinline preload="none">'
+    f"</video><figcaption>{html.escape(caption)}{lines}</figcaption></figure>"
+  )
+
+
+def row_html(caption: str | None, figures: Sequence[str]) -> str:
+  """Returns figures under their caption; they stay together when rows are sorted."""
+  told = "" if caption is None else f"<p class=caption>{html.escape(caption)}</p>"
+  return f"<div class=row>{told}{''.join(figures)}</div>"
+
+
+def sort_html(columns: Sequence[tuple[str, Sequence[Mapping[str, float]]]]) -> str:
+  """Returns the control that sorts the grid after it, "" if no clip has a score.
+
+  Args:
+    columns: title and scores of the clips of each column of the grid, in order.
+  """
+  groups = ""
+  for i, (title, clips) in enumerate(columns):
+    scores = [x for clip in clips for x in clip.items() if math.isfinite(x[1])]
+    if scores:
+      groups += f'<optgroup label="{html.escape(title)}">'
+    for name in map(html.escape, dict(scores)):
+      groups += f'<option data-column={i} data-score="{name}">{name}'
+  if not groups:
+    return ""
+  return (  # without scripts it stays hidden
+    "<p class=sort hidden><label>Sort the rows by <select autocomplete=off><option>"
+    f"nothing: as they were made{groups}</select></label> <label>from <select"
+    " autocomplete=off><option value=-1>highest to lowest<option value=1>lowest to"
+    " highest</select></label></p>"
   )
 
 
@@ -105,11 +166,9 @@ def write(
   `plots` is html that goes below the scores.
   """
   folder = pathlib.Path(folder)
-  rows = max(len(column.clips) for column in columns)
-  figures = []
-  for i in range(rows):
-    if i < len(captions):
-      figures.append(f"<p class=caption>{html.escape(captions[i])}</p>")
+  rows = []
+  for i in range(max(len(column.clips) for column in columns)):
+    figures = []
     for column in columns:
       if i >= len(column.clips):
         figures.append("<figure></figure>")
@@ -117,29 +176,31 @@ def write(
       slug = "".join(c if c.isalnum() else "_" for c in column.title.lower())
       name = f"{slug}_{i:03d}.mp4"
       media.write_mp4(folder / name, column.clips[i], fps)
-      figures.append(figure(name, column.title))
-  return write_page(folder, title, figures, len(columns), tables, settings, plots)
+      figures.append(figure(name, column.title, column.scores_of(i)))
+    rows.append(row_html(captions[i] if i < len(captions) else None, figures))
+  scores = [(x.title, [x.scores_of(i) for i in range(len(x.clips))]) for x in columns]
+  clips = sort_html(scores) + grid_html(rows, len(columns))
+  return write_page(folder, title, clips, tables, settings, plots)
 
 
 def write_page(
   folder: pathlib.Path,
   title: str,
-  figures: Sequence[str],
-  columns: int,
+  clips: str,
   tables: Sequence[Table],
   settings: Mapping[str, object],
   plots: str = "",
 ) -> pathlib.Path:
   """Writes `folder`/index.html about clips that lie there; returns its path.
 
-  Clips come first, what is said about them after. `figures` are `figure`s, or html of captions between rows of `columns` figures.
+  Clips come first, what is said about them after. `clips` is html, a `grid_html`.
   """
   facts = "".join(
     f"<tr><td>{html.escape(key)}</td><td>{html.escape(str(value))}</td></tr>"
     for key, value in settings.items()
   )
   body = (
-    grid_html(figures, columns)
+    clips
     + "".join(table_html(table) for table in tables)
     + plots
     + f"<h2>Settings</h2><table>{facts}</table>"
@@ -147,11 +208,11 @@ def write_page(
   return write_document(folder / "index.html", title, body)
 
 
-def grid_html(figures: Sequence[str], columns: int) -> str:
-  """Returns figures in rows of `columns`."""
+def grid_html(rows: Sequence[str], columns: int) -> str:
+  """Returns a grid of `row_html`, each of `columns` figures."""
   return (
     f'<div class="grid" style="grid-template-columns:repeat({columns},1fr)">'
-    + "".join(figures)
+    + "".join(rows)
     + "</div>"
   )
 

@@ -16,6 +16,8 @@ _CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 if _CHROMIUM is None:
   pytest.skip("needs Chromium on the PATH", allow_module_level=True)
 
+_PSNR = [20.0, 5.5, float("nan"), *range(30, 39)]  # of row 2 nothing is known
+
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
@@ -26,7 +28,10 @@ def page(tmp_path_factory):
   return gallery.write(
     tmp_path_factory.mktemp("page") / "a folder #1 of ünusual name",
     "clips <b>",
-    [gallery.Column("real", clips), gallery.Column("generated", clips[::-1])],
+    [
+      gallery.Column("real", clips),
+      gallery.Column("generated", clips[::-1], {"PSNR <dB>": _PSNR}),
+    ],
     [gallery.Table("scores", "", ("what", "dB"), scores)],
     {"seed": 0},
     fps=8,
@@ -76,6 +81,47 @@ def test_clicks_on_a_heading_sort_the_scores(opened):
   head.click()
   assert names()[:3] == ["floor", "ours", "theirs"]
   assert complaints == []
+
+
+def _order(tab):
+  """The numbers of the captions, 0 to 11, from top to bottom."""
+  texts = tab.locator("p.caption").all_inner_texts()
+  return [int(text.split("(")[1].split(")")[0]) for text in texts]
+
+
+def test_a_chosen_score_sorts_the_clips(opened):
+  tab, complaints = opened
+  playing = "() => { const v = document.querySelector('video');" \
+    " return !v.paused && v.currentTime > 0 && v.src.endsWith('real_011.mp4') }"  # fmt: skip
+  by, way = tab.locator(".sort select").all()
+  assert tab.get_by_label("Sort the rows by").is_visible()
+  by.select_option(label="PSNR <dB>")
+  assert _order(tab) == [11, 10, 9, 8, 7, 6, 5, 4, 3, 0, 1, 2]  # what has none is last
+  tab.wait_for_function(playing)  # clips that moved into view
+  way.select_option(label="lowest to highest")
+  assert _order(tab) == [1, 0, 3, 4, 5, 6, 7, 8, 9, 10, 11, 2]
+  # All of a row moved: its clips, and the scores under them.
+  names = tab.eval_on_selector_all("video", "all => all.map(x => x.getAttribute('src'))")
+  assert names[:4] == [
+    "real_001.mp4", "generated_001.mp4", "real_000.mp4", "generated_000.mp4"
+  ]  # fmt: skip
+  assert tab.locator("figcaption").nth(1).inner_text() == "generated\nPSNR <dB>: 5.5"
+  by.focus()  # by keys alone
+  tab.keyboard.press("Home")
+  assert _order(tab) == list(range(12))
+  assert complaints == []
+
+
+def test_without_scripts_all_is_there_but_the_control(page):
+  with sync_api.sync_playwright() as playwright:
+    browser = playwright.chromium.launch(
+      executable_path=_CHROMIUM, args=["--no-sandbox"]
+    )
+    tab = browser.new_page(java_script_enabled=False)
+    tab.goto(page.as_uri())
+    assert not tab.locator(".sort").is_visible()
+    assert tab.locator("figcaption", has_text="PSNR <dB>: 5.5").is_visible()
+    browser.close()
 
 
 def test_pictures_and_text_are_as_written(opened):

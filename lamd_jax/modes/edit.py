@@ -171,10 +171,12 @@ def run(
   text = json.dumps(record, indent=2) + "\n"
   media.atomically(folder / "samples.json", lambda path: path.write_text(text, "utf-8"))
   kinds = "input, depth, output" if model.system.structured else "input, output"
-  figures = [gallery.figure(BESIDE, kinds), gallery.figure(EDITED, "output")]
+  shown = ((BESIDE, kinds), (EDITED, "output"))
+  rows = [gallery.row_html(None, [gallery.figure(*what, {})]) for what in shown]
   page = gallery.write_page(
-    folder, f"An edit of {stem}", figures, 1, [], {**sample, "notes": "; ".join(notes)}
-  )
+    folder, f"An edit of {stem}", gallery.grid_html(rows, 1), [],
+    {**sample, "notes": "; ".join(notes)},
+  )  # fmt: skip
   journal.finish(EDITED)  # last: whoever starts again has nothing to do then
   print(f"video {folder / EDITED}, page {page}", flush=True)
   return 0

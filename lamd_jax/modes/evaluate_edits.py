@@ -271,8 +271,10 @@ def _tables(result: Mapping[str, Any]) -> list[gallery.Table]:
 
 def _columns(
   clips: _Clips, content: np.ndarray, editor: edit_points.Editor,
-  curves: Mapping[str, Sequence[edit_points.Point]], base: edit_points.Point,
+  sweeps: Mapping[str, Sequence[edit_points.Point]],
+  curves: Mapping[str, Sequence[edit_scores.Scores]], base: edit_points.Point,
 ) -> list[gallery.Column]:  # fmt: skip
+  """Clips for the gallery; edits have the scores under them that their curve is about."""
   still = np.repeat(clips.video[content][:, :1], clips.video.shape[1], 1)
   columns = [gallery.Column("driving clip", clips.video[:_SHOWN])]
   if clips.depth is not None:
@@ -280,10 +282,11 @@ def _columns(
     columns.append(gallery.Column("its depth", grey))
   columns.append(gallery.Column("content", still[:_SHOWN]))
   for knob in ("structure_level", "temporal_guidance"):
-    for point in curves.get(knob, ()):
+    for point, found in zip(sweeps.get(knob, ()), curves.get(knob, ())):
       value = point._asdict()[knob]
-      title = f"{knob.replace('_', ' ')} {value:g}, {point.content}"
-      columns.append(gallery.Column(title, editor.edit(point)[:_SHOWN]))
+      title = f"{knob.replace('_', ' ')} {value:g}, content by {point.content}"
+      scores = {_TITLES[name]: found._asdict()[name] for name in _PLOTS[knob]}
+      columns.append(gallery.Column(title, editor.edit(point)[:_SHOWN], scores))
   alone = base._replace(frame_by_frame=True, temporal_guidance=1.0)
   return [*columns, gallery.Column("frame by frame", editor.edit(alone)[:_SHOWN])]
 
@@ -371,7 +374,7 @@ def report(
       name: edit_scores.summary(scores, draws) for name, scores in baselines.items()
     },
   }  # fmt: skip
-  columns = _columns(clips, content, editor, sweeps, base)
+  columns = _columns(clips, content, editor, sweeps, curves, base)
   texts = [clips.texts[i] for i in content]
   _write(workdir, result, columns, texts, config, model.fps)
   print(f"scored in {time.monotonic() - started:.0f} s", flush=True)

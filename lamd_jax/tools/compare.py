@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 import html
+import json
 import pathlib
 import re
 import shutil
@@ -32,6 +33,7 @@ from lamd_jax.errors import InputError
 
 _SHOWN = 12  # clips of each run
 _CAPTION = re.compile(r"<p class=caption>(.*?)</p>", re.DOTALL)
+_SCORED = re.compile(r'<figure data-scores="([^"]*)"><video src="([^"]*)"')
 
 
 class Run(NamedTuple):
@@ -85,35 +87,52 @@ def scores(runs: Sequence[Run]) -> list[gallery.Table]:
   ]
 
 
-def _clips(run: Run) -> tuple[list[pathlib.Path], list[str]]:
-  """The clips that a run generated for its gallery, and their captions."""
-  clips = sorted((run.folder / "gallery").glob("generated_*.mp4"))[:_SHOWN]
+class _Clips(NamedTuple):
+  """What a run generated for its gallery."""
+
+  paths: list[pathlib.Path]
+  captions: list[str]
+  scores: list[dict[str, float]]  # of each path; {} where there are none
+
+
+def _clips(run: Run) -> _Clips:
+  paths = sorted((run.folder / "gallery").glob("generated_*.mp4"))[:_SHOWN]
   page = run.folder / "gallery" / "index.html"
   text = page.read_text("utf-8") if page.is_file() else ""
-  return clips, [html.unescape(found) for found in _CAPTION.findall(text)]
+  scored = {name: html.unescape(data) for data, name in _SCORED.findall(text)}
+  return _Clips(
+    paths,
+    [html.unescape(found) for found in _CAPTION.findall(text)],
+    [json.loads(scored.get(path.name, "{}")) for path in paths],
+  )
 
 
 def clips(runs: Sequence[Run], page: pathlib.Path) -> str:
-  """Copies the clips beside the page; returns the html that plays them."""
+  """Copies the clips beside the page; returns the html that plays and sorts them."""
   folder = page.with_suffix("")
   found = [_clips(run) for run in runs]
-  count = max(len(paths) for paths, _ in found)
+  count = max(len(of_run.paths) for of_run in found)
   if not count:
-    return "<h2>Clips</h2><p class=note>Neither run has a gallery: score them first.</p>"
+    return (
+      "<h2>Clips</h2><p class=note>Neither run has generated clips in its gallery;"
+      " --mode=evaluate makes some for LVDM and LaMD.</p>"
+    )
   folder.mkdir(parents=True, exist_ok=True)
-  figures = []
+  rows = []
   for i in range(count):
-    told = dict.fromkeys(texts[i] for _, texts in found if i < len(texts))
-    if told:
-      figures.append(f"<p class=caption>{html.escape(' / '.join(told))}</p>")
-    for column, (run, (paths, _)) in enumerate(zip(runs, found)):
-      if i >= len(paths):
+    told = dict.fromkeys(x.captions[i] for x in found if i < len(x.captions))
+    figures = []
+    for letter, run, of_run in zip("ab", runs, found):
+      if i >= len(of_run.paths):
         figures.append("<figure></figure>")
         continue
-      name = f"{'ab'[column]}_{i:03d}.mp4"
-      shutil.copyfile(paths[i], folder / name)
-      figures.append(gallery.figure(f"{_url(folder.name)}/{name}", run.name))
-  return "<h2>Clips</h2>" + gallery.grid_html(figures, len(runs))
+      name = f"{letter}_{i:03d}.mp4"
+      shutil.copyfile(of_run.paths[i], folder / name)
+      source = f"{_url(folder.name)}/{name}"
+      figures.append(gallery.figure(source, run.name, of_run.scores[i]))
+    rows.append(gallery.row_html(" / ".join(told) or None, figures))
+  control = gallery.sort_html([(run.name, x.scores) for run, x in zip(runs, found)])
+  return "<h2>Clips</h2>" + control + gallery.grid_html(rows, len(runs))
 
 
 def _url(name: str) -> str:

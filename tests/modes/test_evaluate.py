@@ -2,6 +2,7 @@
 """What --mode=evaluate says of clips on the captioned world, true clips for made ones."""
 
 import numpy as np
+import pytest
 import tiny
 
 from lamd_jax import config as config_lib
@@ -17,7 +18,8 @@ def test_true_clips_are_reported_as_ceiling_and_still_ones_as_floor():
   real = pipeline.clips(config.data, "test", 16, config.seed)[::2]
   clips = {"real": real, "reconstructed": real, "generated": real,
            "repeated first frame": clip_report.repeat_first_frame(real)}  # fmt: skip
-  found = evaluate._caption_following(config, settings, clips)
+  seen = evaluate._tracks(config, clips)
+  found = evaluate._caption_following(config, settings, seen)
   for part in ("action", "referring"):
     ceiling = found["generated"]["precision"]["mage"]["matched"][part]
     floor = found["repeated first frame"]["precision"]["mage"]["matched"][part]
@@ -25,6 +27,28 @@ def test_true_clips_are_reported_as_ceiling_and_still_ones_as_floor():
   table = evaluate._caption_table(found)
   assert len(table.rows) == 8 and {len(row) for row in table.rows} == {6}
   assert table.rows[4][0] == "generated, matched" and table.rows[4][4].startswith("1.000")
+
+  # Clip by clip, for the gallery: the same numbers, whose means are the table's.
+  columns = evaluate._columns(clips, seen, evaluate._texts(config, settings), True)
+  scores = {column.title: column.scores for column in columns}
+  following = "caption following, 0 to 1"
+  for name in ("generated", "repeated first frame"):
+    mean = found[name]["matched"]["combined"]["mean"]
+    assert np.mean(scores[name][following]) == pytest.approx(mean)
+  assert list(scores["reconstructed"]["PSNR, dB"]) == [100] * 8  # equal clips
+  assert list(scores["generated"]["PSNR of the first frame, dB"]) == [100] * 8
+  steps = np.abs(np.diff(real[3].astype(np.float32), axis=0)).mean()
+  assert scores["real"]["frame difference, grey levels"][3] == pytest.approx(steps)
+
+
+def test_clips_of_which_little_is_known_have_few_scores():
+  clips = {name: np.zeros((2, 3, 16, 16, 3), np.uint8)
+           for name in ("real", "reconstructed", "generated")}  # fmt: skip
+  columns = evaluate._columns(clips, {}, [], False)
+  moves = "frame difference, grey levels"
+  assert [set(column.scores) for column in columns] == [
+    {moves}, {moves, "PSNR, dB"}, {moves}
+  ]  # fmt: skip
 
 
 def test_first_frames_are_held_against_their_images_and_against_others():

@@ -163,3 +163,25 @@ def test_clips_of_ones_own_leave_the_world_out(clips):
   words = [row[2] for row in directions.rows]
   assert words == ["not held", "not measured", "not measured"]
   assert evaluate_edits._plot("structure_level", "mask_iou", result) == ""
+
+
+def test_edits_in_the_gallery_have_the_scores_of_their_curve(clips):
+  own = np.arange(len(clips.video))
+  editor = _Editor(clips.video)
+  scorer = evaluate_edits._Scorer(clips, editor, np.zeros((1, len(own)), int))
+  base = edit_points.Point("image", 0, 1.0, 4.0)
+  found = scorer.score(clips.video, own, own)
+  columns = evaluate_edits._columns(
+    clips, own, editor, {"structure_level": [base]}, {"structure_level": [found]}, base
+  )
+  assert [(column.title, list(column.scores)) for column in columns] == [
+    ("driving clip", []),
+    ("content", []),
+    (
+      "structure level 0, content by image",
+      ["prompt consistency, own encoder", "object mask IoU", "position error, units",
+       "objects found"],
+    ),
+    ("frame by frame", []),
+  ]  # fmt: skip
+  assert list(columns[2].scores["object mask IoU"]) == list(found.mask_iou)

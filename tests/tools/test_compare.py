@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page of two runs shows both, names what differs and escapes what it quotes."""
 
+import html
 import json
 import re
 import urllib.parse
@@ -25,9 +26,9 @@ def _make(folder, caption, score, losses, clips=2, **overrides):
   (folder / "eval").mkdir()
   (folder / "eval" / "report.json").write_text(json.dumps(report))
   frames = np.zeros((clips, 4, 16, 16, 3), np.uint8)
-  gallery.write(
-    folder / "gallery", "t", [gallery.Column("generated", frames)], [], {}, 8.0, [caption]
-  )
+  column = gallery.Column("generated", frames, {"PSNR <x>": np.arange(clips) + score})
+  other = gallery.Column("real", frames, {"of real clips": np.ones(clips)})
+  gallery.write(folder / "gallery", "t", [other, column], [], {}, 8.0, [caption])
   (folder / "diffusion").mkdir()
   rows = [
     {"step": 10 * i, "seconds": i, "loss/denoiser": x, "loss/critic": -x}
@@ -58,8 +59,21 @@ def test_the_page_shows_both_runs(runs, tmp_path):
   assert "a &amp; &lt;b&gt;dog" in text and "<b>" not in text and "<a>" not in text
   assert text.count("a &amp; &lt;b&gt;dog") == 1  # one caption for both
   assert text.count("<polyline") == 2 and "diffusion: denoiser" in text
+  # Of each clip its own score, as the gallery has it; a choice for each run.
+  data = [json.loads(html.unescape(x)) for x in re.findall(r'data-scores="(.*?)"', text)]
+  assert data == [{"PSNR <x>": 8.5}, {"PSNR <x>": 2.5}, {"PSNR <x>": 9.5}]
+  assert re.findall(r"<option data-column=(\d)", text) == ["0", "1"]
   assert "critic" not in text  # negative, which the plot cannot show
   assert not list(out.parent.glob(".*"))
+
+
+def test_runs_without_generated_clips_say_so(runs, tmp_path):
+  for run in runs:
+    for path in (run / "gallery").iterdir():
+      path.unlink()
+  page = compare.compare([str(run) for run in runs], tmp_path / "x.html")
+  text = page.read_text("utf-8")
+  assert "Neither run has generated clips" in text and "<select" not in text
 
 
 def test_only_settings_that_differ_are_listed(runs):
