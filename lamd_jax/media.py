@@ -23,6 +23,15 @@ from PIL import Image
 # H.264 quality: visually lossless for judging samples, an eighth of a png sequence.
 CRF = 12
 
+# A file can claim to be a playlist and name other files or hosts; these cannot.
+_OPTIONS = {
+  "protocol_whitelist": "file",
+  "format_whitelist": (
+    "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,gif,mpeg,mpegvideo,mpegts,flv,asf,ogg,"
+    "apng,ivf,h264,hevc,yuv4mpegpipe"
+  ),
+}
+
 
 def check_frames(frames: np.ndarray) -> np.ndarray:
   """Returns `frames` if they are [T,H,W,3] uint8 with T,H,W >= 1, else raises."""
@@ -228,11 +237,28 @@ def write_npz(path: str | os.PathLike[str], clips: np.ndarray) -> None:
   atomically(path, lambda partial: np.savez_compressed(partial, clips))
 
 
+def open_video(path: str | os.PathLike[str]) -> av.container.InputContainer:
+  """Opens a local video file that the caller closes; no playlist, no other protocol."""
+  # "file:" keeps names such as "a:b.mp4" from being read as a protocol.
+  return av.open(f"file:{os.path.abspath(path)}", options=_OPTIONS)
+
+
+def turns(frame: av.VideoFrame) -> int:
+  """How many quarter turns, anticlockwise, make a frame upright (np.rot90).
+
+  Cameras store pictures as they lie on the chip, and a turn beside them.
+  """
+  return round(frame.rotation / 90) % 4
+
+
 def read_video(path: str | os.PathLike[str]) -> tuple[np.ndarray, float]:
-  """Decodes a whole file; returns frames [T,H,W,3] uint8 and frames a second."""
-  with av.open(str(path)) as container:
+  """Decodes a whole file; returns frames [T,H,W,3] uint8, upright, and their rate."""
+  with open_video(path) as container:
     stream = container.streams.video[0]
-    frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+    frames = [
+      np.rot90(frame.to_ndarray(format="rgb24"), turns(frame))
+      for frame in container.decode(stream)
+    ]
     return np.stack(frames), float(stream.average_rate or 0)
 
 

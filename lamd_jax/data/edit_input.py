@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 from PIL import ImageOps
 
+from lamd_jax import media
 from lamd_jax.data import frame_folder
 from lamd_jax.data import video_file
 from lamd_jax.errors import DataError
@@ -131,7 +132,7 @@ def _walk(
       continue
     packets += bool(packet.size) and not packet.is_discard
     for frame in packet.decode():
-      turns = round(frame.rotation / 90) % 4
+      turns = media.turns(frame)
       shape = shape or (frame.height, frame.width)
       if (frame.height, frame.width) != shape:
         raise DataError(f"changes its size at frame {len(times)}; encode it anew")

@@ -16,15 +16,11 @@ import av
 from av.video.reformatter import VideoReformatter
 import numpy as np
 
+from lamd_jax import media
 from lamd_jax.errors import DataError
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".webm", ".mkv", ".gif")
 
-# A file can claim to be a playlist and name other files or hosts; these cannot.
-_OPTIONS = {
-  "protocol_whitelist": "file",
-  "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,gif",
-}
 # Frames. What lies between a keyframe and a clip is decoded for nothing; closer ones save
 # little, and lengthen the index by some twelve bytes each.
 _KEYFRAME_SPACING = 8
@@ -37,7 +33,7 @@ class Facts(NamedTuple):
 
   n_frames: int
   fps: float  # frames a second, 0: none stored
-  height: int
+  height: int  # upright, as width
   width: int
   keyframes: tuple[tuple[int, int], ...]  # (frame, pts), first frame left out
   # (pts of frame 0, from one frame to the next) where all are as far apart, else ().
@@ -45,9 +41,8 @@ class Facts(NamedTuple):
 
 
 def open_file(path: str | os.PathLike[str]) -> av.container.InputContainer:
-  """Opens a local video file that the caller closes; no playlist, no other protocol."""
-  # "file:" keeps names such as "a:b.mp4" from being read as a protocol.
-  return av.open(f"file:{os.path.abspath(path)}", options=_OPTIONS)
+  """Opens a local video file that the caller closes; see `media.open_video`."""
+  return media.open_video(path)
 
 
 def _decode(container, stream) -> Iterator[av.VideoFrame]:
@@ -63,9 +58,9 @@ def probe(path: str | os.PathLike[str]) -> Facts:
       raise DataError("holds no video stream")
     stream = container.streams.video[0]
     declared, fps = stream.frames, float(stream.average_rate or 0)
-    count, shape, keyframes, last_key, times = 0, None, [], 0, []
+    count, shape, turned, keyframes, last_key, times = 0, None, 0, [], 0, []
     for frame in _decode(container, stream):
-      shape = shape or (frame.height, frame.width)
+      shape, turned = shape or (frame.height, frame.width), media.turns(frame)
       if (frame.height, frame.width) != shape:
         raise DataError(f"changes its size at frame {count}")
       if frame.key_frame and frame.pts is not None:
@@ -79,6 +74,7 @@ def probe(path: str | os.PathLike[str]) -> Facts:
   # Edit lists and packed B-frames cost a frame or two; damage costs more.
   if declared - count > max(2, 0.02 * declared):
     raise DataError(f"decodes to {count} of the {declared} frames it declares")
+  shape = shape[::-1] if turned % 2 else shape
   return Facts(count, fps, *shape, tuple(keyframes), _grid(times))
 
 
@@ -98,7 +94,7 @@ def read(
   pixels: str = "rgb24",
   grid: Sequence[int] = (),
 ) -> np.ndarray:
-  """Returns the frames [T,H,W,3] uint8 at non-decreasing indices `frames` [T].
+  """Returns the frames [T,H,W,3] uint8, upright, at non-decreasing indices `frames` [T].
 
   `pixels` = gray16le takes their brightness, [T,H,W] uint16, black 0, white 65535.
   `keyframes` and `grid` are as in Facts; both save work and change no pixel.
@@ -117,7 +113,8 @@ def read(
       numbered = _numbered(container, stream, key)
     for number, frame in numbered:
       if number in wanted:
-        found[number] = to_array(frame, pixels, converter)
+        picture = to_array(frame, pixels, converter)
+        found[number] = np.rot90(picture, media.turns(frame))
       if number >= last:
         break
   if len(found) < len(wanted):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files decode to the frames asked for, and damage is noticed."""
 
+import av
 import numpy as np
 import pytest
 
@@ -80,6 +81,35 @@ def test_a_wrong_keyframe_is_not_believed(tmp_path, make):
     video_file.read(path, [35, 36], 40, ((30, 1234),))
 
 
+# An anticlockwise turn of 90 degrees takes the top left corner to the bottom left.
+@pytest.mark.parametrize(
+  ("turn", "white"), [(0, (0, 0)), (90, (-1, 0)), (180, (-1, -1)), (-90, (0, -1))]
+)
+def test_frames_of_a_turned_camera_stand_upright(tmp_path, turn, white):
+  picture = np.zeros((24, 32, 3), np.uint8)
+  picture[:12, :16] = 255
+  path = tmp_path / "v.mp4"
+  with av.open(str(path), "w") as container:
+    stream = container.add_stream("libx264", rate=8)
+    stream.height, stream.width, stream.pix_fmt = 24, 32, "yuv420p"
+    if turn:
+      stream.set_display_rotation(turn)
+    for _ in range(3):
+      frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+      container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+  facts = video_file.probe(path)
+  assert (facts.height, facts.width) == ((32, 24) if turn % 180 else (24, 32))
+  ways = (
+    video_file.read(path, [0, 2], 3, facts.keyframes, grid=facts.grid),
+    media.read_video(path)[0],
+  )
+  for clip in ways:
+    assert clip.shape[1:] == (facts.height, facts.width, 3)
+    corners = {(i, j): int(clip[-1, i, j, 1]) for i in (0, -1) for j in (0, -1)}
+    assert corners.pop(white) > 240 and max(corners.values()) < 15
+
+
 def test_missing_frames_are_an_error(tmp_path, make):
   path = make.video(tmp_path / "a.mp4", 10)
   with pytest.raises(DataError, match="frame 12 of 14 is not there"):
@@ -111,3 +141,5 @@ def test_a_playlist_cannot_read_other_files(tmp_path, make):
   trap.write_text(f"ffconcat version 1.0\nfile '{tmp_path / 'secret.mp4'}'\n")
   with pytest.raises(Exception, match="[Ii]nvalid"):
     video_file.probe(trap)
+  with pytest.raises(Exception, match="[Ii]nvalid"):
+    media.read_video(trap)
