@@ -47,8 +47,9 @@ class Originals:
     fakes: list[clip_sources.Place],
   ):  # fmt: skip
     """The fake of video i belongs to real video i. Raises DataError: there are fewer."""
-    if len(source.names) < len(fakes):
-      raise DataError(f"pairs: {len(source.names)} real videos for {len(fakes)} fakes")
+    last = 1 + max(place.video for place in fakes)  # shorter fakes were left out
+    if len(source.names) < last:
+      raise DataError(f"pairs: {len(source.names)} real videos for {last} fakes")
     self._protocol, self.source = protocol, source
     self.where = [clip_sources.Place(place.video, 0) for place in fakes]
 
