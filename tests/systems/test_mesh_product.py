@@ -18,14 +18,24 @@ from lamd_jax.modes import dry_run
 from lamd_jax.systems.registry import SYSTEMS
 
 PRESETS = ("dp", "fsdp", "fsdp_tp", "frames", "fsdp=2,tensor=2,frames=2")
+# The config, the stage and which form of its step.
 STAGES = {
-  "lvdm autoencoder": (tiny.config, "autoencoder"),
-  "lvdm diffusion": (tiny.config, "diffusion"),
-  "text diffusion": (tiny.text_config, "diffusion"),
-  "lamd autoencoder": (tiny.lamd_config, "motion_autoencoder"),
-  "lamd diffusion": (tiny.lamd_config, "motion_diffusion"),
+  "lvdm autoencoder": (tiny.config, "autoencoder", "video"),
+  "lvdm diffusion": (tiny.config, "diffusion", "video"),
+  "text diffusion": (tiny.text_config, "diffusion", "video"),
+  "lamd autoencoder": (tiny.lamd_config, "motion_autoencoder", "video"),
+  "lamd diffusion": (tiny.lamd_config, "motion_diffusion", "video"),
+  "gen1 autoencoder": (tiny.gen1_config, "autoencoder", "video"),
+  "gen1 content": (tiny.gen1_config, "content", "video"),
+  "gen1 image": (tiny.gen1_config, "image", "image"),
+  "gen1 video": (tiny.gen1_config, "video", "video"),
+  "gen1 structure": (tiny.gen1_config, "structure", "video"),
+  "gen1 levels": (tiny.gen1_config, "structure_levels", "video"),
+  "gen1 levels, images": (tiny.gen1_config, "structure_levels", "image"),
+  "gen1 prior": (tiny.gen1_config, "prior", "video"),
 }
-# Clips of LaMD's test have 6 frames, which 2 divides.
+# Clips of LaMD's test have 6 frames, which 2 divides. An image step takes clips apart:
+# what `frames` cuts is one frame long there, and stays whole.
 
 
 def _inputs(config, name):
@@ -51,11 +61,11 @@ def _alone(case):
 
 
 def _step(case, preset, devices):
-  make, name = STAGES[case]
+  make, name, variant = STAGES[case]
   config = make()
   stage, frozen, batch = _inputs(config, name)
   optim = config.optim[name]
-  return mesh_equality.step_on(stage, optim, frozen, batch, preset, devices)
+  return mesh_equality.step_on(stage, optim, frozen, batch, preset, devices, variant)
 
 
 @pytest.mark.slow
