@@ -97,7 +97,9 @@ def walk(tmp_path_factory):
   install, demo = (shlex.split(part) for part in block.split("&&"))
   walk.go(install)
   walk.demo = [*demo, *_SHORT]
-  return walk
+  yield walk
+  # More than a GiB, of which pytest would keep the last three.
+  shutil.rmtree(walk.folder / "venv")
 
 
 def test_help_fits_a_screen(walk):
