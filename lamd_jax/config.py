@@ -44,6 +44,9 @@ def _data() -> ConfigDict:
       # natops (a box, letterboxed)
       resize="crop_antialias",
       flip=False,
+      # Of training clips, one draw a clip: brightness, contrast, saturation (factors within
+      # 1 +- this) and hue (at most this much of a turn).
+      color_jitter=(0.0, 0.0, 0.0, 0.0),
       # Where a clip starts: random | tile | first. Spread over the video, whatever the
       # stride: linspace | jittered | very_random | mage10.
       sampling="random",

@@ -72,6 +72,7 @@ LIMITS: dict[str, tuple[float, float]] = {
   "data.frames": (1, 4096),
   "data.size": (8, 4096),
   "data.stride": (1, 10_000),
+  "data.color_jitter": (0, 1),
   "data.max_bad_fraction": (0, 1),
   "data.fps": (0.1, 1000),
   "data.tokens": (2, 4096),

@@ -28,6 +28,21 @@ _NEVER_FLIPPED = {
 }
 
 
+def _check_color_jitter(data: ConfigDict) -> None:
+  strengths = tuple(data.color_jitter)
+  if len(strengths) != 4:
+    fail("data.color_jitter", strengths,
+         "needs four numbers: brightness, contrast, saturation, hue")  # fmt: skip
+  if strengths[3] > 0.5:
+    fail("data.color_jitter", strengths, "hue, the last, is at most 0.5, half a turn")
+  named = data.source == "cater_gen" or (data.source, data.world) == (
+    "procedural", "cater"
+  )  # fmt: skip
+  if named and strengths[3]:
+    fail("data.color_jitter", strengths, "captions of cater name colours, which another"
+         " hue would make wrong; set the last to 0")  # fmt: skip
+
+
 def _check_world(config: ConfigDict) -> None:
   data = config.data
   if data.depth == "world" and data.source != "procedural":
@@ -44,6 +59,7 @@ def _check_world(config: ConfigDict) -> None:
   if data.flip and data.source in _NEVER_FLIPPED:
     fail("data.flip", True, f"{_NEVER_FLIPPED[data.source]}, which a flip would make"
          " wrong; set it to False")  # fmt: skip
+  _check_color_jitter(data)
   if data.source != "procedural":
     return
   modes = {

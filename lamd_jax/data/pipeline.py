@@ -173,7 +173,7 @@ def loader(
     split: train | test | val | all, or what the source calls it.
     batch: clips a step over all hosts; a host gets batch / process_count rows, those
       of the places process_index, process_index + process_count, ...
-    seed: of order, starts and flips.
+    seed: of order, starts, flips and colours.
     process_index: this host.
     process_count: hosts.
     start: place in the order of the first clip: step x batch.
@@ -195,8 +195,9 @@ def in_order(
 ) -> Iterator[types.VideoBatch]:
   """Yields the clip table `windows` times over, in its order, from clip `first` on.
 
-  Under random sampling each round through the table draws other windows. Flips are
-  drawn as in training. Batches are full; the last may run into a further round.
+  Under random sampling each round through the table draws other windows. Flips and
+  colours are drawn as in training, anew in each round. Batches are full; the last may
+  run into a further round.
   """
   with _iterate(data_config, split, batch, seed, shuffle=False) as made:
     made.set_state({"next_index": first})
@@ -214,7 +215,7 @@ def _evaluation_table(
 
 
 def clips(data_config: ConfigDict, split: str, count: int, seed: int) -> np.ndarray:
-  """Returns the first `count` evaluation clips, [N,T,H,W,3] uint8, never flipped.
+  """Returns the first `count` evaluation clips, [N,T,H,W,3] uint8, never augmented.
 
   Random sampling takes windows that share no frame, one from each video before a
   second from any; N is smaller than `count` where the split has no more.
@@ -316,7 +317,9 @@ def fingerprint(data_config: ConfigDict, split: str) -> str:
   settings = json.dumps({name: data_config[name] for name in names})
   digest = hashlib.sha256(f"{videos.digest()} {settings}".encode())
   digest.update(table.video.tobytes() + table.start.tobytes())
-  # Added where there is any, so that fingerprints of clips without depth stay.
+  # Added where there is any, so that fingerprints of clips without them stay.
+  if any(data_config.color_jitter):
+    digest.update(f"color_jitter {tuple(data_config.color_jitter)}".encode())
   if _depth(data_config) != "none":
     digest.update(f"depth {data_config.depth}".encode())
   if _depth(data_config) == "files":

@@ -49,8 +49,8 @@ _SHARD_BYTES = 256 * 2**20  # of pixels, before compression
 _READ_BYTES = 256 * 2**20  # of source frames that are in memory at once
 # What cannot change a prepared clip, and so may differ when work goes on.
 _FREE = ("root", "num_threads", "num_workers", "prefetch", "max_bad_fraction", "choose",
-         "split", "eval_split", "flip", "depth", "depth_root", "fps", "tokenizer",
-         "tokens", "vocabulary_size", "vocabulary")  # fmt: skip
+         "split", "eval_split", "flip", "color_jitter", "depth", "depth_root", "fps",
+         "tokenizer", "tokens", "vocabulary_size", "vocabulary")  # fmt: skip
 
 
 class Task(NamedTuple):

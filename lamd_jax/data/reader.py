@@ -13,6 +13,7 @@ import numpy as np
 
 from lamd_jax.data import captions
 from lamd_jax.data import clips
+from lamd_jax.data import color_jitter
 from lamd_jax.data import philox
 from lamd_jax.data import transforms
 from lamd_jax.errors import DataError
@@ -91,9 +92,9 @@ class Reader:
       videos: the opened split.
       table: its clips.
       config: the `data` group.
-      seed: of starts, flips and replacements.
+      seed: of starts, flips, colours and replacements.
       skipped: videos already found unusable; they count towards max_bad_fraction.
-      augment: whether `config.flip` applies.
+      augment: whether `config.flip` and `config.color_jitter` apply.
       truth: reads frames with their depth; None: clips have no depth.
     """
     self._videos, self._table, self._seed = videos, table, seed
@@ -101,6 +102,7 @@ class Reader:
     self._size, self._how = config.size, config.resize
     self._tokenize = captions.tokenizer(config)
     self._flip = config.flip and augment
+    self._color_jitter = tuple(config.color_jitter) if augment else ()
     self._limit = config.max_bad_fraction * len(videos.n_frames)
     self._max_bad_fraction = config.max_bad_fraction
     self._skipped = skipped
@@ -114,11 +116,14 @@ class Reader:
     """
     draw = drawn(self._seed, position)
     start, flip = draw.random(2)
+    change = None
+    if any(self._color_jitter):
+      change = color_jitter.draw(self._color_jitter, self._seed, position)
     for _ in range(_ATTEMPTS):
       video = int(self._table.video[row])
       if video not in self._bad:
         try:
-          frames, depth = self._read(video, row, start)
+          frames, depth = self._read(video, row, start, change)
           break
         except Exception as error:  # PyAV raises many kinds; the count bounds them
           self._quarantine(video, error)
@@ -143,9 +148,12 @@ class Reader:
     return clip
 
   def _read(
-    self, video: int, row: int, draw: float
+    self, video: int, row: int, draw: float, change: color_jitter.Change | None
   ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns frames [T,S,S,3] uint8 and, if wanted, depth [T,S,S,1] uint8."""
+    """Returns frames [T,S,S,3] uint8 and, if wanted, depth [T,S,S,1] uint8.
+
+    Frames take on the colours of `change`; depth has none.
+    """
     n_frames = int(self._videos.n_frames[video])
     indices = clips.frame_indices(self._table, row, n_frames, draw)
     inverse = None
@@ -159,7 +167,12 @@ class Reader:
     if inverse is not None:
       inverse = transforms.resize(inverse, self._size, self._how)
       depth = transforms.normalise_depth(inverse)
-    return transforms.resize(frames, self._size, self._how), depth
+    square = transforms.resize(frames, self._size, self._how)
+    if change is not None:
+      # After the resize, which leaves less to do. Bars stay black, as in use.
+      inside = transforms.picture(*frames.shape[1:3], self._size, self._how)
+      square = color_jitter.apply(square, change, inside)
+    return square, depth
 
   def _quarantine(self, video: int, error: Exception) -> None:
     """Names and counts a bad file. Raises DataError when there are too many."""

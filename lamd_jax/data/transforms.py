@@ -140,6 +140,11 @@ def resize(video: np.ndarray, size: int, how: str) -> np.ndarray:
   return RESIZE[how](video, size)
 
 
+def picture(height: int, width: int, size: int, how: str) -> np.ndarray:
+  """Returns [size,size] bool: what of a square by `how` is picture, not a bar."""
+  return np.isfinite(resize(np.ones((1, height, width), np.float32), size, how)[0])
+
+
 def normalise_depth(inverse: np.ndarray) -> np.ndarray:
   """Maps inverse depth of a clip to bytes: what is near is 255.
 
