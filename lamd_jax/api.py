@@ -212,13 +212,15 @@ class Model:
     knobs: Mapping[str, Any],
   ) -> tuple[ConfigDict, inputs.Given]:  # fmt: skip
     """Checks what `generate` was asked; reads the files that it names."""
-    texts = [text] if isinstance(text, str) else list(text)
-    labels = [label] if isinstance(label, int) else list(label)
-    lone = image is None or isinstance(image, str | os.PathLike | np.ndarray)
-    images = [image] if lone else list(image)
+    texts = knobs_lib.several("text", text, str, "a caption")
+    labels = knobs_lib.several("label", label, int | np.integer, "a class")
+    images = [] if image is None else knobs_lib.several(
+      "image", image, str | os.PathLike | np.ndarray, "a path, an array [H,W,3] uint8"
+    )  # fmt: skip
     images = [x for x in images if isinstance(x, np.ndarray) or x]
     settings = knobs_lib.settings(self.config, self.weights, {
-      **knobs, "n": 1 if n is None else n, "text": texts[0], "label": int(max(labels)),
+      **knobs, "n": 1 if n is None else n, "label": int(max(labels)),
+      "text": next(filter(None, texts), ""),
       "image": knobs_lib.name(images[0]) if images else "",
       "motion_from": knobs_lib.name(motion_from),
     })  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
+import numpy as np
 
 from lamd_jax import config as config_lib
 from lamd_jax import rng
@@ -30,17 +31,26 @@ def settings(
     knobs: names as those of the defaults.
 
   Raises:
-    ConfigError: a knob that is unknown or out of range. WeightsError: what they ask
+    ConfigError: a knob that is unknown, of another type or out of range. WeightsError: what they ask
       for was not trained.
   """
-  found = config_lib.sample_defaults(knobs.get("sampler", ""))
+  sampler = knobs.get("sampler", "")
+  found = config_lib.sample_defaults(sampler if isinstance(sampler, str) else "")
   unknown = [key for key in knobs if key not in found]
   if unknown:
     raise ConfigError(f"{unknown[0]}: no such knob; knobs are {', '.join(found)}")
   for key in ("lora", "lora_weight"):
     if key in knobs:
       raise ConfigError(f"{key}: is of lamd_jax.load, which lays files over the weights")
-  found.update(knobs)
+  for key, value in knobs.items():
+    try:
+      found[key] = value.item() if isinstance(value, np.generic) else value
+    except TypeError as error:
+      usual = found[key]
+      raise ConfigError(
+        f"{key}={value!r}: is of type {type(value).__name__}, {type(usual).__name__} is"
+        f" due, such as {usual!r}"
+      ) from error
   found.guidance = guidance(found, config)
   sample_checks.check_sample(found, config)
   for stage in sample_checks.stages_of(found, config):
@@ -53,6 +63,20 @@ def guidance(found: ConfigDict, config: ConfigDict) -> float:
   """What was asked for; where nothing was, the run's, which a distilled network has."""
   distilled = found.sampler == sample_checks.DISTILLED
   return found.guidance or (1.0 if distilled else config.diffusion.guidance)
+
+
+def several(key: str, given: Any, kind: Any, what: str) -> list[Any]:
+  """Returns what clips take in turn: one value of a kind, or a list of them.
+
+  Raises:
+    ConfigError: another kind, or an empty list.
+  """
+  if isinstance(given, kind):
+    return [given]
+  found = list(given) if isinstance(given, list | tuple | np.ndarray) else []
+  if not found or not all(isinstance(value, kind) for value in found):
+    raise ConfigError(f"{key}={given!r:.80}: give {what}, or a list of at least one")
+  return found
 
 
 def name(given: Any) -> str:

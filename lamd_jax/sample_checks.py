@@ -294,6 +294,14 @@ def _check_short(sample: ConfigDict, config: ConfigDict) -> None:
       f"--sample.frames={sample.frames}: not divisible by the autoencoder's time"
       f" factor {factor}; only --sample.long makes any number of frames"
     )
+  dense = dense_stage(config)
+  if "diffusion" not in config.stages and dense:
+    longest = config[dense].latents * factor
+    if sample.frames > longest:
+      raise ConfigError(
+        f"--sample.frames={sample.frames}: without the stage diffusion {dense} makes"
+        f" {longest} frames at most; longer ones take --sample.long"
+      )
 
 
 def _check_long(sample: ConfigDict, config: ConfigDict) -> None:
