@@ -44,7 +44,7 @@ def _data() -> ConfigDict:
       # natops (a box, letterboxed)
       resize="crop_antialias",
       flip=False,
-      # Of training clips, one draw a clip: brightness, contrast, saturation (factors within
+      # Of training clips, one draw a clip: brightness, contrast, saturation (factors in
       # 1 +- this) and hue (at most this much of a turn).
       color_jitter=(0.0, 0.0, 0.0, 0.0),
       # Where a clip starts: random | tile | first. Spread over the video, whatever the

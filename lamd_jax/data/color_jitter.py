@@ -91,7 +91,8 @@ def _turn(color: np.ndarray, turns: np.float32) -> None:
   # Sixths of a turn: red lies at 0, green at 2, blue at 4.
   hue = np.where(is_red, green - blue, np.where(is_green, blue - red, red - green))
   hue /= np.maximum(chroma, np.float32(1e-6))  # a grey's hue is never used
-  hue += np.where(is_red, np.float32(0), np.where(is_green, np.float32(2), np.float32(4)))
+  zero, two, four = map(np.float32, (0, 2, 4))
+  hue += np.where(is_red, zero, np.where(is_green, two, four))
   hue += 6 * turns
   hue -= 6 * np.floor(hue / 6)
   # A channel is full within a sixth of its own hue, and gone beyond two.

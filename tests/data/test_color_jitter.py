@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Laws of the four changes, against Pillow and colorsys; who gets which, and where not."""
+"""Laws of the four changes, against Pillow and colorsys; who gets which, who none."""
 
 import colorsys
 
@@ -29,7 +29,7 @@ def _apply(video, **change):
 
 @pytest.fixture(scope="module")
 def every():
-  """Bytes of all kinds: each sixteenth level of each channel, greys and primaries too."""
+  """All sorts of bytes: each sixteenth level a channel, greys and primaries too."""
   levels = np.minimum(np.arange(0, 257, 16), 255).astype(np.uint8)
   return np.stack(np.meshgrid(levels, levels, levels), -1).reshape(1, 17, -1, 3)
 
@@ -87,7 +87,8 @@ def test_saturation_and_hue_leave_grey_alone():
   grey = np.repeat(np.arange(256, dtype=np.uint8), 3).reshape(1, 16, 16, 3)
   for change in (dict(saturation=0.0), dict(saturation=1.7), dict(hue=0.3)):
     assert np.array_equal(_apply(grey, **change), grey)
-  all_four = color_jitter.apply(grey, Change(1.2, 0.8, 1.25, 0.1), np.ones((16, 16), bool))
+  inside = np.ones((16, 16), bool)
+  all_four = color_jitter.apply(grey, Change(1.2, 0.8, 1.25, 0.1), inside)
   assert (all_four == all_four[..., :1]).all() and not np.array_equal(all_four, grey)
 
 
@@ -212,7 +213,7 @@ def test_caches_are_named_by_it_and_hold_one_draw_a_window(clips_config):
   clips_config.color_jitter = (0.1, 0.0, 0.0, 0.0)
   assert pipeline.fingerprint(clips_config, "train") != plain
   first, second = (
-    np.concatenate([b.video for b in pipeline.in_order(clips_config, "train", 6, 5, n, f)])
+    next(pipeline.in_order(clips_config, "train", 6, 5, n, f)).video
     for n, f in ((1, 0), (2, 6))
   )
   assert len(first) == len(second) == 6
