@@ -29,7 +29,9 @@ border-bottom:1px solid #8884}td.n{text-align:right;font-variant-numeric:tabular
 thead th{cursor:pointer}
 .grid{display:grid;gap:.75rem;overflow-x:auto}
 .row{display:contents}
-figure{margin:0}figcaption{font-size:.8rem;opacity:.75}figcaption span{display:block}
+figure{margin:0}figcaption{font-size:.8rem;opacity:.75}
+dl{display:grid;grid-template-columns:1fr auto;gap:0 .5rem;margin:0;line-height:1.3}
+dd{margin:0;font-variant-numeric:tabular-nums}
 video{width:100%;min-width:96px;image-rendering:pixelated;background:#8882}
 p.caption{grid-column:1/-1;margin:.75rem 0 -.5rem}
 p.note{opacity:.8;max-width:50rem}
@@ -113,7 +115,8 @@ def table_html(table: Table) -> str:
 def figure(name: str, caption: str, scores: Mapping[str, float]) -> str:
   """Returns the html that plays a clip of the page's folder, its scores under it."""
   known = {key: value for key, value in scores.items() if math.isfinite(value)}
-  lines = "".join(f"<span>{html.escape(k)}: {v:.4g}</span>" for k, v in known.items())
+  lines = "".join(f"<dt>{html.escape(k)}<dd>{v:.4g}" for k, v in known.items())
+  lines = f"<dl>{lines}</dl>" if known else ""
   data = f' data-scores="{html.escape(json.dumps(known))}"' if known else ""
   return (
     f'<figure{data}><video src="{name}" loop muted autoplay playsinline preload="none">'
@@ -133,18 +136,17 @@ def sort_html(columns: Sequence[tuple[str, Sequence[Mapping[str, float]]]]) -> s
   Args:
     columns: title and scores of the clips of each column of the grid, in order.
   """
-  groups = ""
+  options = ""
   for i, (title, clips) in enumerate(columns):
     scores = [x for clip in clips for x in clip.items() if math.isfinite(x[1])]
-    if scores:
-      groups += f'<optgroup label="{html.escape(title)}">'
     for name in map(html.escape, dict(scores)):
-      groups += f'<option data-column={i} data-score="{name}">{name}'
-  if not groups:
+      options += f'<option data-column={i} data-score="{name}">'
+      options += f"{html.escape(title)}: {name}"
+  if not options:
     return ""
   return (  # without scripts it stays hidden
     "<p class=sort hidden><label>Sort the rows by <select autocomplete=off><option>"
-    f"nothing: as they were made{groups}</select></label> <label>from <select"
+    f"nothing, as they were made{options}</select></label> <label>from <select"
     " autocomplete=off><option value=-1>highest to lowest<option value=1>lowest to"
     " highest</select></label></p>"
   )
@@ -159,11 +161,12 @@ def write(
   fps: float,
   captions: Sequence[str],
   plots: str = "",
+  about: str = "",
 ) -> pathlib.Path:
   """Writes `folder`/index.html and its clips; returns the page's path.
 
   Row i of the page holds clip i of every column, side by side, under its caption.
-  `plots` is html that goes below the scores.
+  `plots` is html that goes below the scores, `about` is text: what the columns are.
   """
   folder = pathlib.Path(folder)
   rows = []
@@ -179,7 +182,8 @@ def write(
       figures.append(figure(name, column.title, column.scores_of(i)))
     rows.append(row_html(captions[i] if i < len(captions) else None, figures))
   scores = [(x.title, [x.scores_of(i) for i in range(len(x.clips))]) for x in columns]
-  clips = sort_html(scores) + grid_html(rows, len(columns))
+  clips = f"<p class=note>{html.escape(about)}</p>" if about else ""
+  clips += sort_html(scores) + grid_html(rows, len(columns))
   return write_page(folder, title, clips, tables, settings, plots)
 
 
@@ -193,7 +197,7 @@ def write_page(
 ) -> pathlib.Path:
   """Writes `folder`/index.html about clips that lie there; returns its path.
 
-  Clips come first, what is said about them after. `clips` is html, a `grid_html`.
+  Clips come first, what is said about them after. `clips` is html, with a `grid_html`.
   """
   facts = "".join(
     f"<tr><td>{html.escape(key)}</td><td>{html.escape(str(value))}</td></tr>"

@@ -50,4 +50,4 @@ def html(runs: Mapping[str, pathlib.Path], stages: Sequence[str]) -> str:
       if all(y >= 0 for points in lines.values() for _, y in points):
         title = f"{stage}: {loss.removeprefix('loss/')}"
         plots.append(line_plot.svg(title, "step", "loss", lines))
-  return f"<h2>Curves</h2>{''.join(plots)}" if plots else ""
+  return f"<h2>Losses while training</h2>{''.join(plots)}" if plots else ""

@@ -48,7 +48,7 @@ function finished(){
   now.src=told.video;start(now)}
 function show(state){
   const before=told;told=state;
-  by('count').textContent=state.frames+' of '+state.asked+' frames';
+  by('count').textContent=state.frames+' of '+state.asked+' frames are finished';
   by('bar').max=state.asked;by('bar').value=state.frames;
   by('sheet').src='sheet.png?'+state.frames;
   if(state.video){if(!before.video)finished();return}
@@ -78,11 +78,13 @@ def write(folder: pathlib.Path, settings: Mapping[str, object]) -> None:
     f"<style>{_STYLE}</style><h1>A video as it grows</h1>"
     "<div id=screen><video id=a muted playsinline></video>"
     "<video id=b muted playsinline hidden></video></div>"
-    "<p><progress id=bar value=0></progress><span id=count></span>"
-    " <button id=again>from the start</button></p><noscript><p>Without scripts: the"
-    " finished parts are in <a href=segments/>segments</a>, the whole is <a"
-    " href=video.mp4>video.mp4</a>.</p></noscript>"
-    "<h2>The whole so far</h2><img id=sheet alt='frames at even distances'>"
+    "<p><progress id=bar value=0 aria-label='frames finished'></progress>"
+    "<span id=count>No frame is finished yet.</span>"
+    " <button id=again>play from the start</button></p><p>This page follows the run: it"
+    " plays what is finished and need not be loaded again.</p><noscript><p>Without"
+    " scripts it cannot: the finished parts are in <a href=segments/>segments</a>, the whole"
+    " video will be <a href=video.mp4>video.mp4</a>.</p></noscript>"
+    "<h2>All frames so far, at equal distances</h2><img id=sheet alt='some of them'>"
     f"<h2>Settings</h2><table>{facts}</table><script>{_SCRIPT}</script></html>"
   )
   media.atomically(folder / "index.html", lambda path: path.write_text(page, "utf-8"))

@@ -37,7 +37,9 @@ _STILL = np.zeros((2, 2, 16, 16, 3), np.uint8)
 
 
 def _page(folder, *columns):
-  page = gallery.write(folder, "t", columns, [], {}, fps=8, captions=["", "told"])
+  page = gallery.write(
+    folder, "t", columns, [], {}, fps=8, captions=["", "told"], about="what <i> is"
+  )
   return page.read_text("utf-8")
 
 
@@ -51,12 +53,11 @@ def test_scores_stand_under_their_clips_and_can_be_chosen(tmp_path):
   )
   data = [json.loads(html.unescape(x)) for x in re.findall(r'data-scores="(.*?)"', text)]
   assert data == [{name: 31.256}]  # nan is no score, and no JSON
-  assert "<span>PSNR &quot;x&quot; &lt;dB&gt;: 31.26</span>" in text
+  assert "<dl><dt>PSNR &quot;x&quot; &lt;dB&gt;<dd>31.26</dl>" in text
   # One choice, of the second column; columns without scores offer none.
-  assert re.findall(r'<option data-column=(\d) data-score="(.*?)">', text) == [
-    ("1", html.escape(name))
-  ]
-  assert re.findall(r'<optgroup label="(.*?)">', text) == ["made &lt;b&gt;"]
+  choices = re.findall(r'<option data-column=(\d) data-score="(.*?)">([^<]*)', text)
+  assert choices == [("1", html.escape(name), "made &lt;b&gt;: " + html.escape(name))]
+  assert "<p class=note>what &lt;i&gt; is</p>" in text
   assert "<p class=sort hidden>" in text  # a script shows it
   assert name not in text and "made <b>" not in text
   # Rows hold as many figures as there are columns, an empty one for a missing clip.

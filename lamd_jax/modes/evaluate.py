@@ -32,8 +32,14 @@ _Tracks = dict[str, list[tuple[cater_tracker.Track, cater_tracker.Track]]]
 
 _FEWEST = 8  # clips of a kind, as --eval.clips
 _SHOWN = 12  # clips of each kind in the gallery
-_GALLERY = ("real", "reconstructed", "generated", "motion of the next clip",
-            "repeated first frame", "decoded random latents")  # fmt: skip
+_GALLERY = {
+  "real": "held-out clips of the data",
+  "reconstructed": "the same after encoding and decoding",
+  "generated": "what the diffusion model makes",
+  "motion of the next clip": "the first frame of a clip, moved as the next clip is",
+  "repeated first frame": "a baseline that stands still",
+  "decoded random latents": "a baseline that has learnt nothing of motion",
+}
 # Clips that ought to begin with the reference's first frames.
 _KEEPERS = ("reconstructed", "generated", "motion of the next clip")
 _SMALLEST_TRACKED = 48  # pixels; the tracker sees nothing in smaller frames
@@ -184,7 +190,8 @@ def _tables(report: dict[str, Any]) -> list[gallery.Table]:
     gallery.Table(
       "Reconstruction",
       f"PSNR of {rebuilt['clips']} held-out clips after encoding and decoding, mean over"
-      " clips; higher is better. The second row, clips that stand still, is to be beaten.",
+      " clips; higher is better. The second row, clips that stand still, is the one to"
+      " beat.",
       ("", "PSNR, dB"),
       [
         ("autoencoder", f"{rebuilt['psnr']:.2f}"),
@@ -224,7 +231,7 @@ def _columns(
     following = caption_following.score_tracks(tracks[:_SHOWN], texts[:_SHOWN])
     scores[name]["caption following, 0 to 1"] = following.combined
   rebuilt = features.psnr(first["real"], first["reconstructed"])
-  scores["reconstructed"]["PSNR, dB"] = rebuilt
+  scores["reconstructed"]["PSNR against the real clip, dB"] = rebuilt
   kept = [name for name in _KEEPERS if name in first]
   for name in kept if animated else ():
     found = features.psnr(first["real"][:, :1], first[name][:, :1])
@@ -233,6 +240,15 @@ def _columns(
     moves = [motion.statistics(clip).difference for clip in first[name]]
     scores[name]["frame difference, grey levels"] = moves
   return [gallery.Column(name, first[name], scores[name]) for name in first]
+
+
+def _about(clips: dict[str, np.ndarray]) -> str:
+  """What the columns of the gallery are, for its top."""
+  kinds = "; ".join(f"{kind}: {what}" for kind, what in _GALLERY.items() if kind in clips)
+  return (
+    f"{kinds[0].upper()}{kinds[1:]}. Numbers under a clip are its own; the tables below"
+    f" are about all {len(clips['real'])} clips of a kind."
+  )
 
 
 def report(
@@ -285,6 +301,7 @@ def report(
     model.fps,
     texts[:_SHOWN],
     learning_curves.html({config.name: pathlib.Path(workdir)}, config.stages),
+    _about(clips),
   )
   for table in tables:
     print(f"\n{table.title}")

@@ -62,6 +62,13 @@ _TITLES = {
   "warp_error": "warp error, grey levels",
   "motion": "motion, grey levels",
 }
+_ABOUT = (
+  "A row edits one held-out clip, the driving clip: its structure is kept, the content is"
+  " that of another clip, whose first frame and caption are shown. An edit's title says"
+  " what was set otherwise than in the others, and whether the content was given by image"
+  " or by text. Frame by frame: by the model without its temporal layers. Numbers under a"
+  " clip are its own; the tables below are about all clips."
+)
 _LINES = ("true clips", "input unchanged", "frame by frame")  # beside a curve
 
 
@@ -259,9 +266,10 @@ def _tables(result: Mapping[str, Any]) -> list[gallery.Table]:
   return [
     gallery.Table(
       "The paper's directions",
-      "Change from the first to the last point of the curve, over the same clips, with"
-      " its 95 % bootstrap interval. Held by interval: it lies on the right side of 0."
-      " Held by order: so do all steps between the means.",
+      "The paper says which scores rise or fall with a setting. Here is the change from"
+      " its first value to its last, over the same clips, with a 95 % bootstrap interval."
+      " Held by interval: it lies on the right side of 0. Held by order: so do all steps"
+      " between the means.",
       ("", "change", "by interval", "by order"),
       [_held(claim) for claim in result["directions"]],
     ),
@@ -299,7 +307,7 @@ def _write(
   folder.mkdir(parents=True, exist_ok=True)
   (folder / "report.json").write_text(json.dumps(result, indent=2) + "\n")
   (folder / "edits.csv").write_text(_csv(result["curves"]))
-  plots = "<h2>Scores against the knobs</h2>"
+  plots = "<h2>How scores change with the settings of an edit</h2>"
   for knob, names in _PLOTS.items():
     for name in names:
       if plot := _plot(knob, name, result):
@@ -320,6 +328,7 @@ def _write(
     fps,
     texts[:_SHOWN],
     plots + learning_curves.html({config.name: pathlib.Path(workdir)}, config.stages),
+    _ABOUT,
   )
   for table in tables:
     print(f"\n{table.title}")

@@ -32,6 +32,9 @@ from lamd_jax.errors import ConfigError
 from lamd_jax.errors import InputError
 
 _SHOWN = 12  # clips of each run
+_UNSCORED = (
+  "<h2>Scores</h2><p class=note>Neither run was scored: --mode=evaluate does it.</p>"
+)
 _CAPTION = re.compile(r"<p class=caption>(.*?)</p>", re.DOTALL)
 _SCORED = re.compile(r'<figure data-scores="([^"]*)"><video src="([^"]*)"')
 
@@ -65,8 +68,9 @@ def settings(runs: Sequence[Run]) -> gallery.Table:
     for key in leaves[0]
     if any(x[key] != leaves[0][key] for x in leaves)
   ]
-  note = "Keys of the configs that differ." if rows else "The configs are equal."
-  return gallery.Table("Settings", note, ("key", *(run.name for run in runs)), rows)
+  note = "What was set otherwise; all other settings are equal."
+  note = note if rows else "All settings are equal."
+  return gallery.Table("Settings", note, ("setting", *(run.name for run in runs)), rows)
 
 
 def scores(runs: Sequence[Run]) -> list[gallery.Table]:
@@ -77,13 +81,15 @@ def scores(runs: Sequence[Run]) -> list[gallery.Table]:
       rows = found.setdefault(score.protocol, {})
       rows.setdefault(score.what, ["-"] * len(runs))[i] = score.text()
   note = (
-    "With 95 % intervals where there are any. Numbers of one row are comparable only if"
-    " data, clips and sampler are the same: see the settings."
+    "With 95 % intervals where there are any; a dash: not scored. Numbers of one row are"
+    " comparable only if data, clips and sampler are the same: see the settings. Which"
+    " way is better, the galleries of the runs say."
   )
   head = ("score", *(run.name for run in runs))
+  rows = lambda of: [(what, *cells) for what, cells in of.items()]
   return [
-    gallery.Table(protocol, note, head, [(what, *cells) for what, cells in rows.items()])
-    for protocol, rows in found.items()
+    gallery.Table(f"Scores by {protocol}", note, head, rows(of))
+    for protocol, of in found.items()
   ]
 
 
@@ -132,7 +138,12 @@ def clips(runs: Sequence[Run], page: pathlib.Path) -> str:
       figures.append(gallery.figure(source, run.name, of_run.scores[i]))
     rows.append(gallery.row_html(" / ".join(told) or None, figures))
   control = gallery.sort_html([(run.name, x.scores) for run, x in zip(runs, found)])
-  return "<h2>Clips</h2>" + control + gallery.grid_html(rows, len(runs))
+  note = (
+    "<p class=note>Generated clips of both galleries. The clips of one row were made from"
+    " the same caption or image only if both runs were scored on the same data with the"
+    " same seed.</p>"
+  )
+  return f"<h2>Clips</h2>{note}{control}{gallery.grid_html(rows, len(runs))}"
 
 
 def _url(name: str) -> str:
@@ -151,10 +162,11 @@ def compare(given: Sequence[str], out: pathlib.Path) -> pathlib.Path:
   out = out.expanduser()
   try:
     out.parent.mkdir(parents=True, exist_ok=True)
+    scored = scores(runs)
     stages = list(dict.fromkeys(name for run in runs for name in run.config.stages))
     body = "".join(
       [
-        *map(gallery.table_html, scores(runs)),
+        *(map(gallery.table_html, scored) if scored else [_UNSCORED]),
         clips(runs, out),
         learning_curves.html({run.name: run.folder for run in runs}, stages),
         gallery.table_html(settings(runs)),

@@ -67,11 +67,14 @@ def _moves(report: Mapping[str, Any], sides: list[str]) -> list[tuple[str, ...]]
 def _copies(report: Mapping[str, Any]) -> list[tuple[str, str]]:
   """Colours and copies: how near the reals do clips come?"""
   rows = [
-    (f"nearest real clip, {name}", "mean {mean:.4g}, least {least:.4g}".format(**found))
+    (
+      f"{name} to nearest real, grey levels",
+      "mean {mean:.4g}, least {least:.4g}".format(**found),
+    )
     for name, found in report["nearest_real"].items()
   ]
   colours = report["colour_histogram_distance"]
-  return [*rows, ("colour histograms, half L1", f"{colours:.4g}")]
+  return [*rows, ("colour histograms, 0: equal, 1: apart", f"{colours:.4g}")]
 
 
 def _warnings(report: Mapping[str, Any]) -> list[str]:
@@ -106,12 +109,14 @@ def html(report: Mapping[str, Any]) -> str:
   protocol = f"{report['protocol']['name']} {report['protocol_hash']}"
   records = [(name, r) for name, found in report["scores"].items() for r in found]
   parts = [
-    f"<h1>Scores under {html_lib.escape(protocol)}</h1>",
-    f"<p>Fakes made by: {html_lib.escape(report['made_by'])}. Intervals:"
-    f" {html_lib.escape(report['interval'])}. The floor is what real clips score"
-    " against real clips; a useful model lies between it and the baselines.</p>",
+    f"<h1>Scores by the protocol {html_lib.escape(protocol)}</h1>",
+    "<p>Fakes are the clips that are scored, reals are real ones. Fakes made by:"
+    f" {html_lib.escape(report['made_by'])}. In brackets:"
+    f" {html_lib.escape(report['interval'])}. Floors, ceilings and baselines are the same"
+    " measurement of clips of which one knows how good they are; read the fakes' numbers"
+    " beside theirs.</p>",
     _table(
-      ("clips", "score", "value", "numbers", "protocol"),
+      ("clips", "score", "value", "how many", "protocol"),
       [(name, r["title"], _score(r), _counts(r), protocol) for name, r in records],
     ),
   ]
@@ -123,7 +128,8 @@ def html(report: Mapping[str, Any]) -> str:
   if sides:
     parts += ["<h2>Motion</h2>", _table(("", *sides), _moves(report, sides))]
   if "nearest_real" in report:
-    parts.append(_table(("colours and copies", "grey levels"), _copies(report)))
+    near = _table(("distance", "value"), _copies(report))
+    parts += ["<h2>Copies and colours</h2>", near]
   parts += [f"<p>{html_lib.escape(note)}</p>" for note in _warnings(report)]
   if "paired" in report:
     rows = [(name, f"{value:.4g}") for name, value in report["paired"].items()]

@@ -35,7 +35,7 @@ def test_true_clips_are_reported_as_ceiling_and_still_ones_as_floor():
   for name in ("generated", "repeated first frame"):
     mean = found[name]["matched"]["combined"]["mean"]
     assert np.mean(scores[name][following]) == pytest.approx(mean)
-  assert list(scores["reconstructed"]["PSNR, dB"]) == [100] * 8  # equal clips
+  assert list(scores["reconstructed"]["PSNR against the real clip, dB"]) == [100] * 8  # equal clips
   assert list(scores["generated"]["PSNR of the first frame, dB"]) == [100] * 8
   steps = np.abs(np.diff(real[3].astype(np.float32), axis=0)).mean()
   assert scores["real"]["frame difference, grey levels"][3] == pytest.approx(steps)
@@ -47,8 +47,11 @@ def test_clips_of_which_little_is_known_have_few_scores():
   columns = evaluate._columns(clips, {}, [], False)
   moves = "frame difference, grey levels"
   assert [set(column.scores) for column in columns] == [
-    {moves}, {moves, "PSNR, dB"}, {moves}
+    {moves}, {moves, "PSNR against the real clip, dB"}, {moves}
   ]  # fmt: skip
+  # The page's top speaks of the columns that are there, and of no other.
+  about = evaluate._about(clips)
+  assert "generated:" in about and "all 2 clips" in about and "next clip" not in about
 
 
 def test_first_frames_are_held_against_their_images_and_against_others():

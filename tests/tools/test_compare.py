@@ -83,10 +83,13 @@ def test_only_settings_that_differ_are_listed(runs):
   assert not same.rows and "equal" in same.note
 
 
-def test_a_run_without_scores_has_dashes(runs):
+def test_a_run_without_scores_has_dashes(runs, tmp_path):
   (runs[1] / "eval" / "report.json").unlink()
   (table,) = compare.scores(compare._open([str(run) for run in runs]))
   assert table.rows == [("generation; generated", "8.5 [1, 9]", "-")]
+  (runs[0] / "eval" / "report.json").unlink()
+  page = compare.compare([str(run) for run in runs], tmp_path / "x.html")
+  assert "Neither run was scored" in page.read_text("utf-8")
 
 
 def test_mistakes_are_one_line(runs, tmp_path, capsys):
