@@ -63,6 +63,29 @@ def test_plain_columns(tmp_path):
   assert listing.notes == ["1 videos are listed twice; the first caption counts"]
 
 
+def test_splits_by_other_names_are_kept(tmp_path):
+  for name in "ab":
+    _video(tmp_path / f"{name}.mp4", 10)
+  for first, second, known in (
+    ("Train", "Test", ["train", "test"]), ("training", "validation", ["train", "val"])
+  ):  # fmt: skip
+    _table(tmp_path / "mine.csv", ["path", "text", "split"],
+           [["a.mp4", "x", first], ["./b.mp4", "x", second]])  # fmt: skip
+    found = csv_table.scan(tmp_path).items
+    assert [(i.path, i.split) for i in found] == [("a.mp4", known[0]), ("b.mp4", known[1])]
+
+
+def test_odd_cells_end_nothing(tmp_path):
+  _video(tmp_path / "a.mp4", 10)
+  # A caption where a path should be, a label that is no number, a table of others.
+  _table(tmp_path / "mine.csv", ["path", "text", "label"],
+         [["a" * 300, "x", "1"], ["a.mp4", "=1+1", "\u00b2"]])  # fmt: skip
+  (tmp_path / "other.csv").write_text('"' + "x" * 140_000)
+  listing = csv_table.scan(tmp_path)
+  assert [(i.path, i.caption, i.label) for i in listing.items] == [("a.mp4", "=1+1", -1)]
+  assert listing.notes == ["1 videos of the csv are not there"]
+
+
 @pytest.mark.parametrize("path", ["../outside.mp4", "/etc/passwd", "a/../../b.mp4", ""])
 def test_a_table_reads_nothing_from_elsewhere(tmp_path, path):
   _table(tmp_path / "mine.csv", ["path", "text"], [[path, "x"]])

@@ -3,7 +3,7 @@
 
 WebVid: columns `videoid,page_dir,name` (others are ignored), files
 `videos/PAGE_DIR/VIDEOID.mp4`, the caption in `name`. Plain: `path,text` and, if wanted,
-`label` and `split`. All `*.csv` of the root with such columns are read; a file name
+`label` and `split`, which may be called training or valid too. All `*.csv` of the root with such columns are read; a file name
 that holds train, val or test says the split of rows without one.
 """
 
@@ -22,6 +22,7 @@ from lamd_jax.errors import DataError
 
 _WEBVID = {"videoid", "page_dir", "name"}
 _PLAIN = {"path", "text"}
+_LABEL = re.compile(r"[0-9]{1,9}")
 _SPLIT = re.compile(r"(?:^|[^a-z])(train|val|test)")
 
 
@@ -30,7 +31,10 @@ def tables(root: pathlib.Path) -> list[pathlib.Path]:
   found = []
   for path in sorted(root.glob("*.csv")):
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-      columns = {name.strip() for name in next(csv.reader(file), [])}
+      try:
+        columns = {name.strip() for name in next(csv.reader(file), [])}
+      except csv.Error:  # some other table, with a field that is too long
+        continue
     if _WEBVID <= columns or _PLAIN <= columns:
       found.append(path)
   return found
@@ -53,8 +57,17 @@ def _item(row: dict[str, str], split: str, where: str) -> Item:
   else:
     path, caption = f"videos/{row['page_dir']}/{row['videoid']}.mp4", row["name"]
   files.check_below(path, where)
-  label = int(row["label"]) if row.get("label", "").lstrip("-").isdigit() else -1
-  return Item(path, path, "video", row.get("split", "") or split, label, caption)
+  path = pathlib.PurePosixPath(path).as_posix()  # ./a.mp4 is a.mp4
+  label = int(row["label"]) if _LABEL.fullmatch(row.get("label", "")) else -1
+  said = row.get("split", "")
+  return Item(path, path, "video", files.split_of(said) or said or split, label, caption)
+
+
+def _is_there(path: pathlib.Path) -> bool:
+  try:
+    return path.is_file()
+  except OSError:  # a name longer than any file's: a column of texts, perhaps
+    return False
 
 
 def scan(root: pathlib.Path) -> Listing:
@@ -65,7 +78,7 @@ def scan(root: pathlib.Path) -> Listing:
     named = _SPLIT.search(path.stem.lower())
     for number, row in enumerate(_rows(path), 2):
       item = _item(row, named.group(1) if named else "", f"{path}, row {number}")
-      if not (root / item.path).is_file():
+      if not _is_there(root / item.path):
         missing += 1
       elif item.path in items:
         repeated += 1
