@@ -55,7 +55,8 @@ def parse(arguments: Sequence[str]) -> CommandLine:
       plain[name] = _parse_value("--dry_run", value or "true", False)
       continue
     if not equals:
-      if not queue:
+      # An empty variable of a shell leaves the next flag in the value's place.
+      if not queue or queue[0].startswith("--"):
         raise ConfigError(f"--{name}: has no value; say --{name}=VALUE")
       value = queue.pop(0)
     group, _, key = name.partition(".")

@@ -50,6 +50,8 @@ def _run(tmp_path, capsys, *arguments):
     (["--config=configs/nowhere.py"], ["nowhere.py", "no such file"]),
     ([], ["holds no run", "--config"]),
     ([SKY, "--config.data.root"], ["--config.data.root", "no value"]),
+    # As `--resume $RESUME --mode=sample` arrives where the variable is not set.
+    ([SKY, "--resume", "--mode=sample"], ["--resume: has no value"]),
   ],
 )
 def test_mistakes_are_one_line_and_exit_2(tmp_path, capsys, arguments, words):

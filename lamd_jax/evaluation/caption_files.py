@@ -39,7 +39,7 @@ def read(path: str | pathlib.Path) -> Captions:
   """Reads a file of captions. Raises DataError, in one line."""
   path = pathlib.Path(path).expanduser()
   try:
-    text = path.read_text("utf-8")
+    text = path.read_text("utf-8-sig")
     if path.suffix == ".txt":
       lines = text.splitlines()
       return Captions(str(path), [""] * len(lines), lines)

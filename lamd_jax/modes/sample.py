@@ -54,7 +54,7 @@ def _texts(text: str) -> list[str]:
   if not text.endswith(".txt"):
     return [text]
   try:
-    lines = pathlib.Path(text).expanduser().read_text("utf-8").splitlines()
+    lines = pathlib.Path(text).expanduser().read_text("utf-8-sig").splitlines()
   except (OSError, ValueError) as error:
     raise ConfigError(f"--sample.text={text}: cannot be read ({error})") from error
   if not (prompts := [line.strip() for line in lines if line.strip()]):

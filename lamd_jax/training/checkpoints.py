@@ -48,15 +48,25 @@ def finished(stage_dir: epath.PathLike) -> bool:
 
 
 def finished_step(stage_dir: epath.PathLike) -> int:
-  """The step at which a finished stage ended."""
-  return int(json.loads((_absolute(stage_dir) / FINISHED).read_text())["step"])
+  """The step at which a finished stage ended. Raises CheckpointError if it is not said."""
+  marker = _absolute(stage_dir) / FINISHED
+  try:
+    return int(json.loads(marker.read_text())["step"])
+  except (ValueError, KeyError, TypeError) as error:
+    raise CheckpointError(
+      f"{marker}: is damaged ({error}); remove it and train again: the stage goes on"
+      " from its last checkpoint"
+    ) from error
 
 
 def mark_finished(stage_dir: epath.PathLike, step: int) -> None:
   """Writes the marker; the checkpoint of `step` is committed before."""
   if jax.process_index() == 0:
     marker = _absolute(stage_dir) / FINISHED
-    marker.write_text(json.dumps({"step": step}) + "\n")
+    # Whole or not at all: half of it, on a full disk, would pass for a finished stage.
+    partial = marker.with_name(f".{FINISHED}.part")
+    partial.write_text(json.dumps({"step": step}) + "\n")
+    partial.replace(marker)
 
 
 def check_resume(resume: str, stage_dir: epath.PathLike) -> None:

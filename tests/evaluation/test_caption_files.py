@@ -28,7 +28,7 @@ def test_all_forms(tmp_path, data):
 
 def test_text_goes_by_order(tmp_path):
   path = tmp_path / "captions.txt"
-  path.write_text("one\ntwo\n")
+  path.write_text("one\ntwo\n", "utf-8-sig")  # with the mark that some editors put first
   captions = caption_files.read(path)
   assert caption_files.for_clips(captions, ["x.npz[0]", "x.npz[1]"]) == ["one", "two"]
   with pytest.raises(DataError, match="2 captions for 3 clips"):

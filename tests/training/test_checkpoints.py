@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import random
 
+from etils import epath
 import jax
 import numpy as np
 import pytest
@@ -181,6 +182,21 @@ def test_older_steps_are_not_saved_silently(placed, tmp_path):
     store.save(_at(placed[0], 5), {})
     with pytest.raises(checkpoints.CheckpointError, match="step 3 was not saved"):
       store.save(_at(placed[0], 3), {})
+
+
+def test_a_marker_is_whole_or_not_there(tmp_path, monkeypatch):
+  def full(self, text, *arguments, **keywords):
+    self.touch()  # what a full disk leaves: the name without the text
+    raise OSError(28, "No space left on device")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(type(epath.Path(tmp_path)), "write_text", full)
+    with pytest.raises(OSError, match="No space"):
+      checkpoints.mark_finished(tmp_path, 12)
+  assert not checkpoints.finished(tmp_path)
+  (tmp_path / checkpoints.FINISHED).write_text("")
+  with pytest.raises(checkpoints.CheckpointError, match="damaged .* remove it"):
+    checkpoints.finished_step(tmp_path)
 
 
 def test_marker(tmp_path):
