@@ -8,13 +8,15 @@ posterior; each visit of the training step draws from it afresh.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import errno
 import functools
 import hashlib
 import json
 import os
 import pathlib
 import shutil
+import sys
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -208,10 +210,37 @@ def _open(
 ) -> dict[str, np.ndarray]:
   mode = "r+" if resume else "w+"
   create = functools.partial(np.lib.format.open_memmap, mode=mode)
-  return {
+  arrays = {
     name: create(folder / f"{name}.npy", dtype=x.dtype, shape=(count, *x.shape[1:]))
     for name, x in fields.items()
   }
+  if not resume:
+    _reserve(folder, [folder / f"{name}.npy" for name in arrays])
+  return arrays
+
+
+def _reserve(folder: pathlib.Path, paths: Sequence[pathlib.Path]) -> None:
+  """Takes the files' room on the disk now.
+
+  Where a disk is full, writing to mapped memory does not fail: the system kills the
+  process (SIGBUS), without a word.
+  """
+  if sys.platform != "linux":  # others have no such call
+    return
+  size = sum(path.stat().st_size for path in paths)
+  try:
+    for path in paths:
+      with open(path, "r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+  except OSError as error:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+      return  # a file system that cannot promise anything
+    shutil.rmtree(folder, ignore_errors=True)
+    raise ConfigError(
+      f"train.latent_cache: {folder.parent} has no room for {size / 2**30:.2f} GiB"
+      f" ({error.strerror}); make room, lower train.latent_windows, or say"
+      " --config.train.latent_cache=false"
+    ) from error
 
 
 def _replace(path: pathlib.Path, record: Mapping[str, Any]) -> None:

@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
+
 import numpy as np
 import pytest
 import toy_stage
@@ -139,3 +143,23 @@ def test_too_few_clips_are_named(tmp_path):
   batches = lambda first: iter(_take(_batches()(first), 2))
   with pytest.raises(ConfigError, match="ended at 8 of 20"):
     _build(tmp_path / "key", batches)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the call is Linux's")
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+  # Without the room taken first, a write to mapped memory ends the process (SIGBUS).
+  def full(*arguments):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  monkeypatch.setattr(os, "posix_fallocate", full)
+  with pytest.raises(ConfigError, match="no room for .* GiB .No space left") as error:
+    _build(tmp_path / "cache")
+  assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the call is Linux's")
+def test_room_is_taken_before_anything_is_encoded(tmp_path):
+  fields = {"mean": np.ones((1, 256, 1024), np.float32)}
+  latent_cache._open(tmp_path, fields, 4, resume=False)
+  stat = (tmp_path / "mean.npy").stat()
+  assert 512 * stat.st_blocks >= stat.st_size > 4 * 2**20
