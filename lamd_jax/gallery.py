@@ -31,7 +31,7 @@ thead th{cursor:pointer}
 .row{display:contents}
 figure{margin:0}figcaption{font-size:.8rem;opacity:.75}
 dl{display:grid;grid-template-columns:1fr auto;gap:0 .5rem;margin:0;line-height:1.3}
-dd{margin:0;font-variant-numeric:tabular-nums}
+dd{margin:0;text-align:right;font-variant-numeric:tabular-nums}
 video{width:100%;min-width:96px;image-rendering:pixelated;background:#8882}
 p.caption{grid-column:1/-1;margin:.75rem 0 -.5rem}
 p.note{opacity:.8;max-width:50rem}

@@ -84,7 +84,8 @@ def write(folder: pathlib.Path, settings: Mapping[str, object]) -> None:
     " plays what is finished and need not be loaded again.</p><noscript><p>Without"
     " scripts it cannot: the finished parts are in <a href=segments/>segments</a>, the whole"
     " video will be <a href=video.mp4>video.mp4</a>.</p></noscript>"
-    "<h2>All frames so far, at equal distances</h2><img id=sheet alt='some of them'>"
+    "<h2>The video so far, in frames at equal distances</h2><img id=sheet"
+    " alt='the video so far'>"
     f"<h2>Settings</h2><table>{facts}</table><script>{_SCRIPT}</script></html>"
   )
   media.atomically(folder / "index.html", lambda path: path.write_text(page, "utf-8"))
