@@ -28,6 +28,16 @@ from lamd_jax.training.state import Guard, State
 FINISHED = "finished.json"
 RESUME = ("auto", "must", "never")
 _policies = ocp.checkpoint_managers
+# Orbax lets the replicas of an array write a part each. Every part of every shape is a
+# program to compile, which small arrays do not repay.
+_WRITTEN_IN_PARTS = 64 * 2**20  # bytes
+ocp.type_handlers.register_type_handler(
+  jax.Array,
+  ocp.type_handlers.ArrayHandler(
+    min_slice_bytes_for_replica_parallel=_WRITTEN_IN_PARTS
+  ),
+  override=True,
+)
 
 
 class CheckpointError(WeightsError):
