@@ -15,10 +15,9 @@ from lamd_jax import media
 
 
 def _open_npy(folder: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray | None:
-  """Maps frames.npy for writing, or returns None if it is not of `shape`."""
+  """Maps frames.npy, or returns None if it is not of `shape`."""
   try:
-    # Mapped anew for every unit: what a mapping has touched counts as our memory.
-    frames = np.lib.format.open_memmap(folder / "frames.npy", mode="r+")
+    frames = np.lib.format.open_memmap(folder / "frames.npy", mode="r")
   except (OSError, ValueError):
     return None
   return frames if frames.shape == shape and frames.dtype == np.uint8 else None
@@ -37,8 +36,13 @@ def write_npy(
     mapped = np.lib.format.open_memmap(
       folder / "frames.npy", mode="w+", dtype=np.uint8, shape=shape
     )
-  mapped[begin : begin + len(frames)] = frames
-  mapped.flush()
+  place = mapped.offset + begin * frames[0].nbytes
+  del mapped
+  # Written and not mapped: on a full disk a write fails, where a touch of mapped memory
+  # makes the system kill the process (SIGBUS).
+  with open(folder / "frames.npy", "r+b") as file:
+    file.seek(place)
+    file.write(np.ascontiguousarray(frames))
 
 
 def read_npy(folder: pathlib.Path, begin: int, count: int) -> np.ndarray:
