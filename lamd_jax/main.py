@@ -9,6 +9,7 @@ after a preemption signal (a launcher starts the same command again).
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import textwrap
@@ -94,6 +95,12 @@ def usage() -> str:
     evaluation=wrap(config_lib.eval_defaults()),
     compilation=wrap(config_lib.compile_defaults()),
   )
+
+
+# A full disk, a folder of somebody else: no mistake of the program's, so one line.
+_OF_THE_DISK = (
+  errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
+)  # fmt: skip
 
 
 class Request(NamedTuple):
@@ -195,6 +202,12 @@ def run(argv: list[str]) -> int:
     return error.exit_code
   except monitor.NonFiniteError as error:
     print(f"lamd_jax: {error}", file=sys.stderr, flush=True)
+    return 1
+  except OSError as error:
+    if error.errno not in _OF_THE_DISK:
+      raise
+    where = error.filename or "a file"
+    print(f"lamd_jax: {where}: {error.strerror}", file=sys.stderr, flush=True)
     return 1
   except KeyboardInterrupt:
     return 130

@@ -111,9 +111,18 @@ def _git_revision() -> str:
 
 
 def write(workdir: epath.Path, config: ConfigDict) -> None:
-  """Records the resolved config and the environment in `workdir`."""
-  workdir.mkdir(parents=True, exist_ok=True)
-  _write(workdir / "config.json", _plain(config))
+  """Records the resolved config and the environment in `workdir`.
+
+  Raises:
+    ConfigError: it cannot be written.
+  """
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    _write(workdir / "config.json", _plain(config))
+  except OSError as error:
+    raise ConfigError(
+      f"--workdir={workdir}: cannot be written ({error.strerror}); name another"
+    ) from error
   environment = {
     "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     "command": [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]],

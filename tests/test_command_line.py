@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whatever is typed ends in a checked config or in one line and exit code 2."""
 
+import errno
 import pathlib
 
+from etils import epath
 import numpy as np
 import pytest
 
@@ -61,6 +63,26 @@ def test_mistakes_are_one_line_and_exit_2(tmp_path, capsys, arguments, words):
   for word in words:
     assert word in error
   assert not (tmp_path / "run").exists()
+
+
+def test_a_workdir_that_cannot_be_written_is_one_line(tmp_path):
+  (tmp_path / "file").write_text("")
+  config = command_line.load_config(SKY.removeprefix("--config="))
+  with pytest.raises(ConfigError, match="run: cannot be written .Not a directory"):
+    run_folder.write(epath.Path(tmp_path / "file" / "run"), config)
+
+
+def test_a_full_disk_is_one_line_and_exit_1(tmp_path, capsys, monkeypatch):
+  def full(line):
+    raise OSError(errno.ENOSPC, "No space left on device", "/runs/sky/grid.mp4")
+
+  monkeypatch.setattr(main, "resolve", full)
+  code, error = _run(tmp_path, capsys, SKY)
+  assert (code, error) == (1, "lamd_jax: /runs/sky/grid.mp4: No space left on device\n")
+  # Anything else is ours to mend, and keeps its traceback.
+  monkeypatch.setattr(main, "resolve", lambda line: open("/nowhere/x"))
+  with pytest.raises(FileNotFoundError):
+    _run(tmp_path, capsys, SKY)
 
 
 def test_mesh_that_does_not_fit_the_devices(tmp_path, capsys):
