@@ -11,6 +11,7 @@ import ast
 from collections.abc import Sequence
 import difflib
 import importlib.util
+import os
 import pathlib
 from typing import Any, NamedTuple
 
@@ -20,6 +21,9 @@ from lamd_jax import limits
 from lamd_jax.errors import ConfigError
 from lamd_jax.errors import InputError
 
+# Files and folders of --sample. Shells leave the tilde of --sample.out=~/x as it is, and
+# a folder called "~" is not meant.
+_PATHS = ("out", "image", "motion_from", "video", "depth", "mask")
 GROUPS = ("config", "sample", "eval", "compile")
 MODES = ("train", "sample", "evaluate", "compile")
 RESUME = ("auto", "must", "never")
@@ -110,6 +114,8 @@ def apply(tree: ConfigDict, group: str, line: CommandLine) -> ConfigDict:
       inner = [name for name in known if name.startswith(f"{key}.")]
       hint = f"; it has {', '.join(inner)}" if inner else _nearest(key, list(known))
       raise ConfigError(f"{flag}: no such key{hint}")
+    if group == "sample" and key in _PATHS:
+      text = os.path.expanduser(text)
     tree.update_from_flattened_dict({key: _parse_value(flag, text, known[key])})
   return tree.lock()
 

@@ -15,6 +15,7 @@ from lamd_jax import run_folder
 from lamd_jax import limits
 from lamd_jax import validation
 from lamd_jax.errors import ConfigError
+from lamd_jax.tools import paths
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 SKY = f"--config={CONFIGS / 'lvdm_sky.py'}"
@@ -63,6 +64,15 @@ def test_mistakes_are_one_line_and_exit_2(tmp_path, capsys, arguments, words):
   for word in words:
     assert word in error
   assert not (tmp_path / "run").exists()
+
+
+def test_a_tilde_is_the_users_folder(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  line = command_line.parse(["--sample.out=~/a", "--sample.text=~/a", "--sample.mask=~/m"])
+  found = command_line.apply(config_lib.sample_defaults(), "sample", line)
+  assert (found.out, found.mask) == (f"{tmp_path}/a", f"{tmp_path}/m")
+  assert found.text == "~/a"  # words stay words
+  assert paths.path("~/b") == tmp_path / "b"
 
 
 def test_a_workdir_that_cannot_be_written_is_one_line(tmp_path):

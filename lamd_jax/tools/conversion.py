@@ -16,6 +16,7 @@ from lamd_jax.errors import ConfigError
 from lamd_jax.errors import WeightsError
 from lamd_jax.interchange import keys
 from lamd_jax.interchange import safetensors_file
+from lamd_jax.tools import paths
 
 # Grows when the same sources would give another file.
 CONVERTER_VERSION = 1
@@ -39,7 +40,7 @@ class Source(NamedTuple):
 
 def add_out(parser: argparse.ArgumentParser) -> None:
   """Adds --out, which every part has."""
-  parser.add_argument("--out", type=pathlib.Path, required=True, metavar="SAFETENSORS")
+  parser.add_argument("--out", type=paths.path, required=True, metavar="SAFETENSORS")
 
 
 def add_any_file(parser: argparse.ArgumentParser) -> None:

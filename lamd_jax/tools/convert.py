@@ -47,6 +47,7 @@ from lamd_jax.tools import convert_i3d
 from lamd_jax.tools import convert_lvdm
 from lamd_jax.tools import convert_sd_unet
 from lamd_jax.tools import convert_sd_vae
+from lamd_jax.tools import paths
 
 # torchvision names its files by the start of their SHA-256. Of the lpips file only the
 # size is on record.
@@ -98,8 +99,8 @@ def convert_lpips(
 
 
 def _add_lpips(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("--vgg", type=pathlib.Path, required=True, metavar="PTH")
-  parser.add_argument("--lins", type=pathlib.Path, required=True, metavar="PTH")
+  parser.add_argument("--vgg", type=paths.path, required=True, metavar="PTH")
+  parser.add_argument("--lins", type=paths.path, required=True, metavar="PTH")
   conversion.add_out(parser)
   conversion.add_any_file(parser)
 

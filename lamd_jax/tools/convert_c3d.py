@@ -13,6 +13,7 @@ from lamd_jax.interchange import c3d
 from lamd_jax.interchange import numpy_zip
 from lamd_jax.networks import c3d as network_file
 from lamd_jax.tools import conversion
+from lamd_jax.tools import paths
 
 SOURCE = conversion.Source("C3D fine-tuned on UCF-101: by way of TGAN2; research use")
 
@@ -54,7 +55,7 @@ def convert_c3d(
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
   for flag in ("--source", "--mean"):
-    parser.add_argument(flag, type=pathlib.Path, required=True, metavar="NPZ")
+    parser.add_argument(flag, type=paths.path, required=True, metavar="NPZ")
   conversion.add_out(parser)
 
 

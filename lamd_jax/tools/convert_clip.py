@@ -12,6 +12,7 @@ from lamd_jax.interchange import safetensors_file
 from lamd_jax.interchange import torch_zip
 from lamd_jax.networks import clip_text as network_file
 from lamd_jax.tools import conversion
+from lamd_jax.tools import paths
 
 # The same weights are published in several files, so no hash is on record.
 SOURCE = conversion.Source("CLIP: OpenAI or OpenCLIP, code under MIT")
@@ -65,7 +66,7 @@ def _is_unused(name: str) -> bool:
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--source",
-    type=pathlib.Path,
+    type=paths.path,
     required=True,
     metavar="FILE",
     help="model.safetensors, pytorch_model.bin, or OpenAI's state_dict() by torch.save",

@@ -12,6 +12,7 @@ from lamd_jax.interchange import safetensors_file
 from lamd_jax.interchange import torch_zip
 from lamd_jax.networks import clip_image as network_file
 from lamd_jax.tools import conversion
+from lamd_jax.tools import paths
 
 # The same weights are published in several files, so no hash is on record.
 SOURCE = conversion.Source("CLIP: OpenAI or OpenCLIP, code under MIT")
@@ -54,7 +55,7 @@ def convert_clip_image(
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument
-  add("--source", type=pathlib.Path, required=True, metavar="FILE")
+  add("--source", type=paths.path, required=True, metavar="FILE")
   add("--network", required=True, choices=network_file.NETWORKS)
   conversion.add_out(parser)
 

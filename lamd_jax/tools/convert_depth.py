@@ -12,6 +12,7 @@ from lamd_jax.interchange import safetensors_file
 from lamd_jax.interchange import torch_zip
 from lamd_jax.networks import dpt as network_file
 from lamd_jax.tools import conversion
+from lamd_jax.tools import paths
 
 # The same weights are published in several files, so no hash is on record.
 SOURCE = conversion.Source("DPT-Large: Intel ISL, MiDaS v3, code under MIT")
@@ -62,7 +63,7 @@ def convert_depth(
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--source",
-    type=pathlib.Path,
+    type=paths.path,
     required=True,
     metavar="FILE",
     help="dpt_large_384.pt or dpt_large-midas-2f21e586.pt of MiDaS, or the"

@@ -25,6 +25,7 @@ from lamd_jax.errors import WeightsError
 from lamd_jax.interchange import lvdm_checkpoint as parts
 from lamd_jax.tools import conversion
 from lamd_jax.tools import convert_lvdm
+from lamd_jax.tools import paths
 from lamd_jax.training import checkpoints
 
 WEIGHTS = ("ema", "raw", "both")
@@ -104,7 +105,7 @@ def _average(folder: epath.Path, config: ConfigDict) -> dict[str, np.ndarray]:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("run", type=pathlib.Path, metavar="RUN")
+  parser.add_argument("run", type=paths.path, metavar="RUN")
   parser.add_argument("--stage", required=True, help="autoencoder, diffusion, ...")
   parser.add_argument("--weights", choices=WEIGHTS, default="ema")
   conversion.add_out(parser)

@@ -15,6 +15,7 @@ from lamd_jax.interchange import safetensors_file
 from lamd_jax.interchange import torch_zip
 from lamd_jax.networks import i3d as network_file
 from lamd_jax.tools import conversion
+from lamd_jax.tools import paths
 
 # The same weights are published under several names, so no hash is on record.
 SOURCE = conversion.Source("I3D Kinetics-400: DeepMind; research use of Kinetics")
@@ -54,7 +55,7 @@ def convert_i3d(source: pathlib.Path, out: pathlib.Path, network: network_file.I
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--source",
-    type=pathlib.Path,
+    type=paths.path,
     required=True,
     metavar="FILE",
     help="i3d_pretrained_400.pt, a state dict in hassony2's names, or TF-Hub's"

@@ -35,6 +35,7 @@ from lamd_jax.interchange import safetensors_file
 from lamd_jax.interchange import torch_zip
 from lamd_jax.systems.registry import SYSTEMS
 from lamd_jax.tools import conversion
+from lamd_jax.tools import paths
 from lamd_jax.training import checkpoints
 
 RECORD = "convert.json"
@@ -288,8 +289,8 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("checkpoint", type=pathlib.Path, metavar="CKPT")
-  parser.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR")
+  parser.add_argument("checkpoint", type=paths.path, metavar="CKPT")
+  parser.add_argument("--out", type=paths.path, required=True, metavar="DIR")
   parser.add_argument("--preset", choices=PRESETS, help="default: by its SHA-256")
   parser.add_argument(
     "--config", metavar="FILE[:VARIANT]", help="default: that of the preset"
@@ -297,7 +298,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--scale", type=float, help="of latents, for your own files")
   parser.add_argument("--shift", type=float, help="likewise")
   parser.add_argument(
-    "--merges", type=pathlib.Path, metavar="FILE", help="byte-pair merges, for t2v"
+    "--merges", type=paths.path, metavar="FILE", help="byte-pair merges, for t2v"
   )
   conversion.add_any_file(parser)
 

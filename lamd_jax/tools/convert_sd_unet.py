@@ -22,6 +22,7 @@ from lamd_jax.interchange import torch_zip
 from lamd_jax.nn import initializers
 from lamd_jax.systems import gen1_blocks
 from lamd_jax.tools import conversion
+from lamd_jax.tools import paths
 
 # Published in many files, alone and within models, so no hash is on record.
 SOURCE = conversion.Source("Stable Diffusion 1 UNet: CreativeML OpenRAIL-M")
@@ -86,7 +87,7 @@ def convert_sd_unet(
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("source", type=pathlib.Path, metavar="FILE")
+  parser.add_argument("source", type=paths.path, metavar="FILE")
   parser.add_argument("--weights", choices=WEIGHTS, default="raw")
   conversion.add_out(parser)
 

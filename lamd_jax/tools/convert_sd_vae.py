@@ -21,6 +21,7 @@ from lamd_jax.interchange import torch_zip
 from lamd_jax.networks import image_autoencoder
 from lamd_jax.nn import initializers
 from lamd_jax.tools import conversion
+from lamd_jax.tools import paths
 
 # Published in many files, alone and within models, so no hash is on record.
 SOURCE = conversion.Source(
@@ -72,7 +73,7 @@ def convert_sd_vae(
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("source", type=pathlib.Path, metavar="FILE")
+  parser.add_argument("source", type=paths.path, metavar="FILE")
   conversion.add_out(parser)
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 import json
-import pathlib
 import sys
 import time
 from typing import Any
@@ -32,6 +31,7 @@ from lamd_jax.evaluation import cater_pairs
 from lamd_jax.evaluation import disentanglement
 from lamd_jax.evaluation import features
 from lamd_jax.evaluation.disentanglement import Estimate
+from lamd_jax.tools import paths
 from lamd_jax.training import compile_cache
 
 _BATCH = 8  # clips encoded at once
@@ -208,7 +208,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     **_transfer(model, options),
     "probes": _probes(model, options),
   }
-  out = pathlib.Path(options.out or workdir / "eval")
+  out = paths.path(options.out or workdir / "eval")
   out.mkdir(parents=True, exist_ok=True)
   record = _record(result)
   (out / "disentanglement.json").write_text(json.dumps(record, indent=2) + "\n")

@@ -34,6 +34,7 @@ from lamd_jax.errors import ConfigError
 from lamd_jax.errors import InputError
 from lamd_jax.errors import WeightsError
 from lamd_jax.modes import imported
+from lamd_jax.tools import paths
 from lamd_jax.training import checkpoints
 
 _SAMPLES = 6  # clips that travel along
@@ -236,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   """Returns the exit code."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--workdir", required=True, metavar="RUN")
-  parser.add_argument("--out", required=True, type=pathlib.Path, metavar="DIR")
+  parser.add_argument("--out", required=True, type=paths.path, metavar="DIR")
   parser.add_argument(
     "--licence", default="unknown", help="of the weights, for the card; yours to say"
   )

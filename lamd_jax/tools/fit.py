@@ -30,6 +30,7 @@ from lamd_jax import meshes
 from lamd_jax import validation
 from lamd_jax.errors import ConfigError, InputError
 from lamd_jax.modes import compile as compile_mode
+from lamd_jax.tools import paths
 
 _PROBES = (1, 2)  # clips on a part that are compiled fast
 _MOST = 512  # clips on a part; more is not asked about
@@ -212,7 +213,7 @@ def _cells(flags: argparse.Namespace) -> list[Cell]:
 
 def main(arguments: Sequence[str]) -> int:
   parser = argparse.ArgumentParser(prog="lamd_jax.tools.fit", description=__doc__)
-  parser.add_argument("--out", type=pathlib.Path, required=True, metavar="FILE.jsonl")
+  parser.add_argument("--out", type=paths.path, required=True, metavar="FILE.jsonl")
   parser.add_argument("--configs", required=True, metavar="A.py,B.py:variant")
   parser.add_argument("--topologies", required=True, metavar="v5e:4x4,h200:8")
   parser.add_argument("--meshes", default="fsdp", metavar="fsdp,data=2+fsdp=-1")

@@ -31,6 +31,7 @@ from lamd_jax.errors import DataError
 from lamd_jax.errors import InputError
 from lamd_jax.evaluation import features
 from lamd_jax.evaluation import long_report
+from lamd_jax.tools import paths
 from lamd_jax.training import compile_cache
 
 
@@ -80,7 +81,7 @@ def run(options: argparse.Namespace) -> None:
       _made(model, options, noise_level, guidance), length
     )
     print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
-  _write(pathlib.Path(options.out), options, series, real, length, config)
+  _write(paths.path(options.out), options, series, real, length, config)
 
 
 def _write(

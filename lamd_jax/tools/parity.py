@@ -34,6 +34,7 @@ from lamd_jax.networks.image_autoencoder import ImageAutoencoder
 from lamd_jax.networks.video_autoencoder import VideoAutoencoder
 from lamd_jax.nn import initializers
 from lamd_jax.systems import lvdm_blocks
+from lamd_jax.tools import paths
 
 LIMIT = 1e-4
 
@@ -252,7 +253,7 @@ def run(folder: pathlib.Path) -> bool:
 def main(argv: list[str] | None = None) -> int:
   """Returns the exit status."""
   parser = argparse.ArgumentParser(prog="lamd_jax.tools.parity", description=__doc__)
-  parser.add_argument("dir", type=pathlib.Path, help="folder with cases.json")
+  parser.add_argument("dir", type=paths.path, help="folder with cases.json")
   folder = parser.parse_args(argv).dir
   try:
     return 0 if run(folder) else 1

@@ -43,6 +43,7 @@ from lamd_jax.errors import DataError
 from lamd_jax.errors import InputError
 from lamd_jax.evaluation import protocol as protocol_lib
 from lamd_jax.evaluation.protocol import Protocol
+from lamd_jax.tools import paths
 from lamd_jax.tools import score_clipwise
 from lamd_jax.tools import score_page
 from lamd_jax.tools import score_run
@@ -136,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
   add("--captions", default="", metavar="FILE", help="of the fakes: .txt or .json")
   add("--text-weights", default="", metavar="SAFETENSORS", help="CLIP's text tower")
   add("--vocabulary", default="", metavar="FILE", help="CLIP's merges.txt")
-  add("--out", type=pathlib.Path, metavar="JSON")
+  add("--out", type=paths.path, metavar="JSON")
   add(
     "--set", action="append", default=[], metavar="FIELD=VALUE",
     help="another value of a field of the protocol, which renames the score",

@@ -27,6 +27,7 @@ from lamd_jax.errors import ConfigError
 from lamd_jax.errors import DataError
 from lamd_jax.errors import InputError
 from lamd_jax.evaluation import fvmd
+from lamd_jax.tools import paths
 from lamd_jax.training.console import Console
 
 SIZE = 256  # pixels a side; FVMD's unit
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )  # fmt: skip
   add = parser.add_argument
-  add("--out", type=pathlib.Path, required=True, metavar="NPZ")
+  add("--out", type=paths.path, required=True, metavar="NPZ")
   add("--mode", default="v1", choices=MODES, help="of the world")
   add("--split", default="test", choices=("train", "test"))
   add("--first", type=int, default=0, help="number of the first clip")
