@@ -100,6 +100,11 @@ class Protocol:
     fields = ("extractor", "epsilon", "resize", "crop", "values", "frames")
     return _digest({k: v for k, v in dataclasses.asdict(self).items() if k in fields})
 
+  @property
+  def true_first(self) -> bool:
+    """Whether a made clip begins with the true frame that it was made from."""
+    return self.remarks.startswith(_ONE_AND_15)
+
   def title(self, metric: str) -> str:
     """The printed name of "frechet" or "mmd" under this protocol."""
     return TITLES[self.extractor][("frechet", "mmd").index(metric)]

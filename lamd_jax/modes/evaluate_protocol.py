@@ -12,7 +12,7 @@ by what tools.score is made of, so that both give the same number for the same c
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import pathlib
 import shutil
 from typing import Any, NamedTuple
@@ -88,6 +88,11 @@ def check(evaluation: ConfigDict, config: ConfigDict) -> Protocol:
     _check_long(evaluation, config)
   if task == "reconstruction" and protocol.fake_stride != 1:
     raise ConfigError(f"{flag}: strides over made frames; take --eval.task=generation")
+  if protocol.true_first and task == "generation" and config.system != "lamd":
+    raise ConfigError(
+      f"{flag}: its clips go on from a true first frame, which {config.system} is not"
+      " given; it is for lamd"
+    )
   if config.system == "lamd" and protocol.frames != config.data.frames:
     raise ConfigError(
       f"{flag}: takes {protocol.frames} frames, this run makes {config.data.frames}; say"
@@ -168,12 +173,14 @@ def _made(
   frames = -(-_span(protocol.frames, protocol.fake_stride) // factor) * factor
   for block, start in enumerate(range(0, count, _BLOCK)):
     rows = [i % len(reals.clips) for i in range(start, min(start + _BLOCK, count))]
-    classes = animates and reals.labels is not None
+    known = reals.labels is not None and model.config.model.motion.num_classes
+    classes = animates and known  # a model without takes none, whatever the data say
     made = model.generate(
       len(rows),
       text=[reals.texts[i] for i in rows] if reals.texts else "",
       image=[reals.clips[i, 0] for i in rows] if animates else None,
       label=[int(reals.labels[i]) for i in rows] if classes else -1,
+      replace_first_frame=protocol.true_first,
       frames=0 if animates else frames,
       seed=evaluation.seed + block,
       **{k: evaluation[k] for k in _KNOBS},
@@ -261,6 +268,11 @@ def _name_floor(found: dict[str, Any], reals: Reals) -> None:
       found[part] = {new if k == old else k: v for k, v in found[part].items()}
 
 
+def _write_captions(path: pathlib.Path, texts: Sequence[str]) -> None:
+  """One a line: whatever ends a line, in a caption it is a blank."""
+  path.write_text("".join(" ".join(text.split()) + "\n" for text in texts), "utf-8")
+
+
 def report(
   model: api.Model, config: ConfigDict, workdir: epath.Path, evaluation: ConfigDict
 ) -> dict[str, Any]:
@@ -273,7 +285,7 @@ def report(
   captions = folder / "captions.txt"
   count = protocol.fakes or evaluation.clips
   turn = [reals.texts[i % len(reals.texts)] for i in range(count)] if reals.texts else []
-  captions.write_text("\n".join(text.replace("\n", " ") for text in turn) + "\n")
+  _write_captions(captions, turn)
   options = _options(protocol, evaluation, folder, str(captions) if turn else "")
   if evaluation.task == "long":
     found = _long(model, evaluation, protocol, options, folder)

@@ -16,6 +16,7 @@ from lamd_jax.data import pipeline
 from lamd_jax.data import tokenizers
 from lamd_jax.errors import ConfigError
 from lamd_jax.errors import WeightsError
+from lamd_jax.evaluation import caption_files
 from lamd_jax.interchange import clip_image as image_weights
 from lamd_jax.interchange import clip_text as text_weights
 from lamd_jax.interchange import i3d as i3d_weights
@@ -63,6 +64,7 @@ class Model:
     ({"protocol": "pairs"}, "are for reconstruction"),
     ({"protocol": "warp_block8", "task": "reconstruction"}, "has no such score"),
     ({"changes": "reals=many"}, "of type int"),
+    ({"protocol": "cinn_bair"}, "go on from a true first frame, which lvdm is not"),
     ({"task": "long", "frames": 16}, "the task long takes 32 frames or more"),
     ({"task": "long", "frames": 32}, "--eval.long=hierarchical: this run trains no"),
     ({"protocol": "cater_precision_mage"}, "a tracker that knows the world"),
@@ -119,6 +121,31 @@ def test_reconstruction_pairs_each_clip_with_its_own(tmp_path):
   row = {r["title"]: r["value"] for r in found["scores"]["fakes"]}
   # All pixels are off by 2 levels: 10 log10(255^2 / 4), but for a few at the limit.
   assert row["PSNR (frames' mean, dB)"] == pytest.approx(42.11, abs=0.2)
+
+
+@pytest.mark.parametrize(
+  ("name", "first"), [("cinn_bair", True), ("bair_100", True), ("tf2018", False)]
+)
+def test_clips_of_bair_begin_with_the_true_frame(name, first):
+  model = Model(config_lib.defaults())
+  model.system.animates_images = True
+  clips = np.zeros((2, 16, 16, 16, 3), np.uint8)
+  # The model knows no classes, though the data have some.
+  reals = evaluate_protocol.Reals(clips, [], np.array([3, 4]), {})
+  protocol = evaluate_protocol.protocol_lib.find(name)
+  model.generate = lambda n, **knobs: (
+    model.asked.append(knobs) or [types.SimpleNamespace(frames=clips[0])] * n
+  )
+  list(evaluate_protocol._made(model, _evaluation(), protocol, reals, 3))
+  (asked,) = model.asked
+  assert asked["replace_first_frame"] is first and asked["label"] == -1
+
+
+def test_captions_keep_their_lines(tmp_path):
+  texts = ["a cat\r\nand a dog", "", "two\u2028lines\x85here", "\x0cfour "]
+  evaluate_protocol._write_captions(tmp_path / "c.txt", texts)
+  found = caption_files.read(tmp_path / "c.txt")
+  assert found.texts == ["a cat and a dog", "", "two lines here", "four"]
 
 
 def test_strides_are_taken_from_whole_stretches():
