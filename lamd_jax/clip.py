@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from lamd_jax import media
+from lamd_jax.data import frame_folder
 from lamd_jax.errors import DataError
 
 Path = str | os.PathLike[str]
@@ -170,11 +171,10 @@ def _write_folder(path: Path, clip: Clip) -> None:
 
 
 def _read_folder(folder: pathlib.Path) -> tuple[np.ndarray, float]:
-  names = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".png", ".jpg"))
   frames = []
-  for name in names:
-    with Image.open(name) as picture:
-      frames.append(np.asarray(picture.convert("RGB")))
+  for name in frame_folder.names(folder):  # 2.png before 10.png
+    with Image.open(folder / name) as picture:
+      frames.append(frame_folder.rgb(picture))
   facts = folder / _FACTS
   fps = float(json.loads(facts.read_text())["fps"]) if facts.is_file() else 0.0
   return np.stack(frames), fps

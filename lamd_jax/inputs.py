@@ -14,6 +14,7 @@ from PIL import Image
 from PIL import ImageOps
 
 from lamd_jax import media
+from lamd_jax.data import frame_folder
 from lamd_jax.data import pipeline
 from lamd_jax.data import transforms
 from lamd_jax.errors import DataError
@@ -83,7 +84,7 @@ def image(given: Any, size: int, resize: str) -> tuple[np.ndarray, str]:
     white = Image.new("RGBA", picture.size, "white")
     picture = Image.alpha_composite(white, picture.convert("RGBA"))
     done.append("alpha laid over white")
-  pixels = np.asarray(picture.convert("RGB"))[None]
+  pixels = frame_folder.rgb(picture)[None]
   if pixels.shape[1:3] != (size, size):
     height, width = pixels.shape[1:3]
     pixels = transforms.resize(pixels, size, resize)

@@ -57,8 +57,8 @@ def read(workdir: epath.Path) -> ConfigDict | None:
   if not path.exists():
     return None
   try:
-    stored = dict(limits.leaves(json.loads(path.read_text())))
-  except ValueError as error:
+    stored = dict(limits.leaves(dict(json.loads(path.read_text()))))
+  except (ValueError, TypeError) as error:
     raise ConfigError(f"{path}: not readable as JSON ({error})") from error
   config = config_lib.defaults()
   missing = []

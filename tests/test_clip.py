@@ -117,6 +117,15 @@ def test_what_cannot_be_opened_is_one_line(tmp_path):
     assert "\n" not in str(caught.value) and name in str(caught.value)
 
 
+@pytest.mark.parametrize("suffix", [".png", ".jpeg"])
+def test_pictures_of_others_come_in_the_order_of_their_numbers(tmp_path, suffix):
+  for i in range(12):
+    picture = np.full((8, 8, 3), 20 * i, np.uint8)
+    Image.fromarray(picture).save(tmp_path / f"{i}{suffix}")
+  found = Clip.open(tmp_path, fps=8).frames
+  np.testing.assert_array_equal(found[:, 4, 4, 0], 20 * np.arange(12))
+
+
 def test_a_rate_can_be_given_where_none_is_stored(tmp_path):
   np.savez(tmp_path / "x.npz", arr_0=_clip().frames[None])
   with pytest.raises(DataError, match="fps=8"):

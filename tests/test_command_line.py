@@ -82,6 +82,13 @@ def test_a_workdir_that_cannot_be_written_is_one_line(tmp_path):
     run_folder.write(epath.Path(tmp_path / "file" / "run"), config)
 
 
+@pytest.mark.parametrize("text", ["null", "3", '"x"', "[1]", "{"])
+def test_a_stored_config_of_another_kind_is_one_line(tmp_path, text):
+  (tmp_path / "config.json").write_text(text)
+  with pytest.raises(ConfigError, match="config.json: not readable as JSON"):
+    run_folder.read(epath.Path(tmp_path))
+
+
 def test_a_full_disk_is_one_line_and_exit_1(tmp_path, capsys, monkeypatch):
   def full(line):
     raise OSError(errno.ENOSPC, "No space left on device", "/runs/sky/grid.mp4")

@@ -7,6 +7,7 @@ import pytest
 
 from lamd_jax import inputs
 from lamd_jax import media
+from lamd_jax.data import frame_folder
 from lamd_jax.errors import DataError
 
 RESIZE = "crop_antialias"
@@ -56,6 +57,15 @@ def test_a_camera_s_turn_is_undone(tmp_path):
   Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
   found, _ = fit(tmp_path / "a.png")
   assert found[0, -4:].min() == 255 and found[0, :4].max() == 0
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
+  grey = np.linspace(0, 65535, 64).round().astype(np.uint16).reshape(8, 8)
+  Image.fromarray(grey).save(tmp_path / "a.png")
+  pixels, _ = inputs.image(tmp_path / "a.png", 8, "crop")
+  np.testing.assert_array_equal(pixels[0, ..., 1], np.round(grey / 257).astype(np.uint8))
+  # As frames of a video they are the same.
+  np.testing.assert_array_equal(frame_folder.read(tmp_path, [0], 1), pixels)
 
 
 def test_what_is_no_image_is_refused_in_one_line(tmp_path):

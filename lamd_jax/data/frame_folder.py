@@ -39,9 +39,20 @@ def gaps(images: Sequence[str]) -> int:
   return sum(b - a > 1 for a, b in zip(last, last[1:]))
 
 
+def rgb(picture: Image.Image) -> np.ndarray:
+  """Returns a picture's pixels [H,W,3] uint8; grey of 16 bits is scaled to 8.
+
+  Pillow's own conversion would clip it: all above 255 of 65535 would be white.
+  """
+  if picture.mode.startswith("I;16"):
+    grey = (np.asarray(picture).astype(np.float32) / 257 + 0.5).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1)
+  return np.asarray(picture.convert("RGB"))
+
+
 def _image(path: str) -> np.ndarray:
   with Image.open(path) as picture:
-    return np.asarray(picture.convert("RGB"))
+    return rgb(picture)
 
 
 def _grey(path: str) -> np.ndarray:

@@ -188,6 +188,22 @@ def test_array_record_round_trip(tmp_path, make, data_config):
     pipeline.check(data_config, "val")
 
 
+@pytest.mark.parametrize(
+  "text", ["[1]", "{}", '{"format": "lamd_clips", "version": 1}']
+)
+def test_array_record_refuses_other_metadata(tmp_path, text):
+  (tmp_path / "metadata.json").write_text(text)
+  with pytest.raises(DataError, match="is not of the format"):
+    array_record.load_metadata(tmp_path)
+
+
+def test_a_damaged_list_of_classes_is_one_line(tmp_path):
+  (tmp_path / "ucfTrainTestlist").mkdir()
+  (tmp_path / "ucfTrainTestlist" / "classInd.txt").write_text("ApplyEyeMakeup\n")
+  with pytest.raises(DataError, match="classInd.txt: expected lines such as"):
+    ucf101.scan(tmp_path)
+
+
 def test_array_record_refuses_other_shapes(tmp_path):
   bad = [
     array_record.Record("a", np.zeros((4, 8, 8, 3), np.uint8)),

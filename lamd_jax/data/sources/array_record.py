@@ -109,7 +109,8 @@ def load_metadata(folder: pathlib.Path) -> dict[str, Any]:
     found = json.loads(path.read_text("utf-8"))
   except (OSError, ValueError) as error:
     raise DataError(f"{path}: cannot be read ({type(error).__name__})") from error
-  if {key: found.get(key) for key in _FORMAT} != _FORMAT:
+  known = isinstance(found, dict) and {key: found.get(key) for key in _FORMAT}
+  if known != _FORMAT or not isinstance(found.get("splits"), dict):
     raise DataError(f"{path}: is not of the format {_FORMAT}")
   return found
 

@@ -41,6 +41,11 @@ def _listed(root: pathlib.Path) -> dict[str, str]:
   return found
 
 
+def _id(clip: str) -> str:
+  """The video of a clip's name, its first word; "" of a name of blanks."""
+  return next(iter(clip.split()), "")
+
+
 def _qst(root: pathlib.Path) -> Listing:
   listed = _listed(root)
   items, unlisted = [], 0
@@ -48,11 +53,11 @@ def _qst(root: pathlib.Path) -> Listing:
     for name in filter(folder.is_video, names):
       path = "/".join(filter(None, ("clips", below, name)))
       clip = pathlib.PurePosixPath(name).stem
-      split = listed.get(clip) or listed.get(clip.split()[0], "unlisted")
+      split = listed.get(clip) or listed.get(_id(clip), "unlisted")
       unlisted += split == "unlisted"
       items.append(Item(path, path, "video", split))
   there = {pathlib.PurePosixPath(item.path).stem for item in items}
-  ids = {clip.split()[0] for clip in there}
+  ids = {_id(clip) for clip in there}
   missing = sum(name not in there and name not in ids for name in listed)
   notes = [f"{missing} clips of the lists are not there"] if missing else []
   if unlisted:

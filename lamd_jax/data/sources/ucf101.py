@@ -19,6 +19,7 @@ from lamd_jax.data import frame_folder
 from lamd_jax.data.records import Item, Listing
 from lamd_jax.data.sources import files
 from lamd_jax.data.sources import folder
+from lamd_jax.errors import DataError
 
 _NAME = re.compile(r"v_(.+)_g(\d+)_c(\d+)$")
 _LAST_TEST_GROUP = 7  # in fold 1 groups 1 to 7 are the test split
@@ -39,8 +40,12 @@ def _lines(path: pathlib.Path) -> list[str]:
 def _classes(lists: pathlib.Path | None, found: set[str]) -> tuple[dict[str, int], bool]:
   """Returns lower-cased class -> label from 0, and whether the published file gave it."""
   if lists and (lists / "classInd.txt").is_file():
-    rows = [line.split() for line in _lines(lists / "classInd.txt")]
-    return {name.lower(): int(number) - 1 for number, name in rows}, True
+    path = lists / "classInd.txt"
+    try:
+      rows = [line.split() for line in _lines(path)]
+      return {name.lower(): int(number) - 1 for number, name in rows}, True
+    except ValueError as error:
+      raise DataError(f"{path}: expected lines such as 1 ApplyEyeMakeup") from error
   return {name: i for i, name in enumerate(sorted(found))}, False
 
 
