@@ -153,7 +153,7 @@ def _read(
 ) -> tuple[str, str, dict[lora_file.Path, lora_file.Change]]:
   """Returns a file's stage, the hash of its base ("" if it says none), its changes."""
   about = lora_file.about(path)
-  stage = about.get("stage", found[0].name)
+  stage, base = str(about.get("stage", found[0].name)), str(about.get("base", ""))
   if about.get("system", config.system) != config.system:
     raise WeightsError(f"{path}: is for {about['system']}, this model is {config.system}")
   if stage not in {s.name for s in found}:
@@ -162,7 +162,7 @@ def _read(
       f" {', '.join(s.name for s in found)}"
     )
   known = lora_file.layers(config.system, network(weights[stage]["params"]))
-  return stage, about.get("base", ""), lora_file.read(path, known)
+  return stage, base, lora_file.read(path, known)
 
 
 def _alike(

@@ -71,6 +71,8 @@ def unflatten(
     node = tree
     for part in above:
       node = node.setdefault(part, {})
+      if not isinstance(node, dict):
+        raise WeightsError(f"{path}: lies below a tensor; no export of ours")
     return node, name
 
   for path, array in tensors.items():

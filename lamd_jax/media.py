@@ -154,6 +154,9 @@ def encode_gif(frames: np.ndarray, fps: float) -> bytes:
   return _save_pictures(pictures, "GIF", min(fps, 50.0))
 
 
+_LARGEST = 1 << 33  # bytes of the frames of an animated picture
+
+
 class _Form(NamedTuple):
   """A picture format with animations."""
 
@@ -196,6 +199,12 @@ def _save_pictures(
   return buffer.getvalue()
 
 
+def _check_room(frames: int, picture: np.ndarray) -> None:
+  """Raises ValueError for a small file that would unfold to more than memory holds."""
+  if frames * picture.nbytes > _LARGEST:
+    raise ValueError(f"{frames} frames of {picture.nbytes} bytes are too many")
+
+
 def read_pictures(path: str | os.PathLike[str]) -> tuple[np.ndarray, float]:
   """Reads an animated picture; returns frames [T,H,W,3] uint8 and frames a second.
 
@@ -211,11 +220,13 @@ def read_pictures(path: str | os.PathLike[str]) -> tuple[np.ndarray, float]:
       durations.append(file.info.get("duration", 0))
   said = re.fullmatch(rb"fps=([0-9.e+-]+) frames=([0-9]{1,6})", note)
   if said and len(pictures) == 1:  # a still clip, which has no delay any more
+    _check_room(int(said.group(2)), pictures[0])
     return np.repeat(pictures, int(said.group(2)), axis=0), float(said.group(1))
   if min(durations) <= 0:
     return np.stack(pictures), 0.0
   fps = float(said.group(1)) if said else 1000 / min(durations)
   times = [max(1, round(d * fps / 1000)) for d in durations]
+  _check_room(sum(times), pictures[0])
   if not said:  # delays are rounded: all of them together know the rate better
     fps = 1000 * sum(times) / sum(durations)
   return np.repeat(np.stack(pictures), times, axis=0), fps

@@ -126,6 +126,14 @@ def test_pictures_of_others_come_in_the_order_of_their_numbers(tmp_path, suffix)
   np.testing.assert_array_equal(found[:, 4, 4, 0], 20 * np.arange(12))
 
 
+def test_a_picture_that_unfolds_without_end_is_refused(tmp_path):
+  # 200 bytes that say they are a million frames.
+  picture = Image.fromarray(np.zeros((64, 64, 3), np.uint8))
+  picture.save(tmp_path / "a.gif", comment=b"fps=8.0 frames=999999")
+  with pytest.raises(DataError, match="999999 frames of 12288 bytes are too many"):
+    Clip.open(tmp_path / "a.gif")
+
+
 def test_a_rate_can_be_given_where_none_is_stored(tmp_path):
   np.savez(tmp_path / "x.npz", arr_0=_clip().frames[None])
   with pytest.raises(DataError, match="fps=8"):

@@ -270,11 +270,14 @@ def _alpha_said(path: pathlib.Path) -> float | None:
   }
   beside = path.with_name("adapter_config.json")
   if path.name == _ADAPTER and beside.is_file():
-    found = _json(beside, beside.read_text("utf-8"))
+    found = _json(beside, beside.read_text("utf-8", "replace"))
   for key in ("use_rslora", "use_dora", "alpha_pattern"):
     if found.get(key):
       raise WeightsError(f"{path}: was made with {key}, which is not supported")
-  return float(found["lora_alpha"]) if "lora_alpha" in found else None
+  said = found.get("lora_alpha")
+  if said is not None and type(said) not in (int, float):
+    raise WeightsError(f"{path}: lora_alpha is {said!r:.40}, a number is due")
+  return None if said is None else float(said)
 
 
 def merged(

@@ -136,6 +136,10 @@ def test_alpha_kept_apart_is_found(tmp_path, known):
   settings = tmp_path / "adapter_config.json"
   settings.write_text(json.dumps({"lora_alpha": 7, "use_rslora": False}))
   assert lora_file.read(path, known)[Q].alpha == 7
+  for odd in ("much", [7], True):
+    settings.write_text(json.dumps({"lora_alpha": odd}))
+    with pytest.raises(WeightsError, match="lora_alpha is .* a number is due"):
+      lora_file.read(path, known)
   settings.write_text(json.dumps({"lora_alpha": 7, "use_rslora": True}))
   with pytest.raises(WeightsError, match="use_rslora"):
     lora_file.read(path, known)

@@ -274,3 +274,9 @@ def test_an_export_is_uploaded_only_when_told_to(out, monkeypatch):
   with pytest.raises(ConfigError, match="LAMD_OFFLINE"):
     hub.push(out, "me/sky", private=True)
   assert not calls
+
+
+def test_a_tensor_below_a_tensor_is_no_export_of_ours():
+  one = np.ones(1, np.float32)
+  with pytest.raises(WeightsError, match="a/b/c: lies below a tensor"):
+    exported.unflatten({"a/b": one, "a/b/c": one})
