@@ -270,7 +270,7 @@ def _name_floor(found: dict[str, Any], reals: Reals) -> None:
 
 def _write_captions(path: pathlib.Path, texts: Sequence[str]) -> None:
   """One a line: whatever ends a line, in a caption it is a blank."""
-  path.write_text("".join(" ".join(text.split()) + "\n" for text in texts), "utf-8")
+  path.write_text("".join(" ".join(t.splitlines()) + "\n" for t in texts), "utf-8")
 
 
 def report(

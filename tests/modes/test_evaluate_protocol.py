@@ -145,7 +145,7 @@ def test_captions_keep_their_lines(tmp_path):
   texts = ["a cat\r\nand a dog", "", "two\u2028lines\x85here", "\x0cfour "]
   evaluate_protocol._write_captions(tmp_path / "c.txt", texts)
   found = caption_files.read(tmp_path / "c.txt")
-  assert found.texts == ["a cat and a dog", "", "two lines here", "four"]
+  assert found.texts == ["a cat and a dog", "", "two lines here", " four "]
 
 
 def test_strides_are_taken_from_whole_stretches():
