@@ -34,7 +34,7 @@ def _micro_batch(stage: str, config: ConfigDict, found: Compiled, parts: int) ->
   return ""
 
 
-def _mesh(config: ConfigDict, found: Compiled, meshes: Mapping[str, int]) -> str:
+def _mesh(found: Compiled, meshes: Mapping[str, int]) -> str:
   """The mesh whose devices hold least; "" if it is the present one, or nearly."""
   mesh = min(meshes, key=lambda name: meshes[name], default="")
   if not mesh or meshes[mesh] > _WORTH * found.arguments:
@@ -81,7 +81,7 @@ def of_training(
     lines = ["train.mesh, optim.*.accumulate and train.remat: the compiler gave no size"]
   else:
     lines = [
-      _mesh(config, found, meshes),
+      _mesh(found, meshes),
       _micro_batch(stage, config, found, parts),
       _remat(config, found),
     ]

@@ -84,7 +84,7 @@ def _missing_gen1(config: ConfigDict, workdir: epath.Path) -> str:
   )
 
 
-def _missing_weights(config: ConfigDict) -> str:
+def _missing_perceptual(config: ConfigDict) -> str:
   path = config.model.perceptual.weights
   trained = {"autoencoder", "motion_autoencoder"} & set(config.stages)
   unused = not config.loss.perceptual_weight or not trained
@@ -97,7 +97,7 @@ def check_inputs(config: ConfigDict, workdir: epath.Path) -> None:
   """Raises one error that names everything missing: data (3) before weights (4)."""
   data = _missing_data(config)
   weights = [
-    _missing_weights(config),
+    _missing_perceptual(config),
     _missing_autoencoder(config, workdir),
     _missing_text(config, workdir),
     _missing_gen1(config, workdir),

@@ -44,7 +44,7 @@ from lamd_jax.training import writers
 def weights_of(
   names: Sequence[str], config: ConfigDict, workdir: epath.Path
 ) -> dict[str, Any]:
-  """Loads weights that a stage reads but does not train."""
+  """Loads weights of earlier stages and of imported networks."""
   frozen = {}
   for name in names:
     if imported.is_imported(name, config):
@@ -59,12 +59,10 @@ def _earlier(
   stage: stage_lib.Stage, config: ConfigDict, workdir: epath.Path
 ) -> Any:
   """Loads the weights the stage goes on from; None for none, or once it has begun."""
-  if not stage.starts_from or checkpoints.steps(workdir / stage.name):
+  name = stage.starts_from
+  if not name or checkpoints.steps(workdir / stage.name):
     return None
-  if imported.is_imported(stage.starts_from, config):
-    return imported.LOAD[stage.starts_from](config, workdir)
-  verify = config.train.checkpoint_verify
-  return checkpoints.load_weights(workdir / stage.starts_from, "ema", verify)
+  return weights_of([name], config, workdir)[name]
 
 
 def _video_loader(

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from lamd_jax.errors import ConfigError
 from lamd_jax.networks.unet import UNet
 from lamd_jax.nn.residual import ResBlock
 from lamd_jax.nn.spatial_temporal_attention import SpatialTemporalAttention
