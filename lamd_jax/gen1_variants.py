@@ -98,18 +98,18 @@ def demo(config: ConfigDict) -> None:
     optimizer="muon", schedule="cosine", warmup=20, clip_norm=1.0, ema_decay=0.99
   )
   config.optim.autoencoder.update(
-    schedule, steps=230, batch=4, learning_rate=5e-3, ema_decay=0.98
+    schedule, steps=215, batch=4, learning_rate=5e-3, ema_decay=0.98
   )
   config.optim.content.update(
-    steps=200, batch=32, learning_rate=1.5e-3, schedule="cosine", final_fraction=0.05,
+    steps=180, batch=32, learning_rate=1.5e-3, schedule="cosine", final_fraction=0.05,
     warmup=20, weight_decay=0.01, clip_norm=1.0, ema_decay=0.98,
   )  # fmt: skip
   # Structure has most of the time: its input channels start at zero.
   config.optim.image.update(schedule, steps=20, batch=4, learning_rate=2e-3)
   config.optim.video.update(schedule, steps=40, batch=4, learning_rate=2e-3)
-  config.optim.structure.update(schedule, steps=370, batch=4, learning_rate=4e-3)
+  config.optim.structure.update(schedule, steps=345, batch=4, learning_rate=4e-3)
   config.optim.structure_levels.update(
-    schedule, steps=150, batch=4, learning_rate=2e-3
+    schedule, steps=140, batch=4, learning_rate=2e-3
   )
   config.optim.prior.update(
     steps=200, batch=32, learning_rate=1e-3, schedule="cosine", warmup=20,

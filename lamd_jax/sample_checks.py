@@ -229,8 +229,8 @@ def _check_user_video(sample: ConfigDict, config: ConfigDict) -> None:
 
 
 def edit_stage(config: ConfigDict) -> str:
-  """Returns the stage that a run of gen1 draws its clips from."""
-  return [name for name in _DIFFUSERS if name in config.stages][-1]
+  """Returns the stage that a run of gen1 draws its clips from; "" if it has none."""
+  return ["", *(name for name in _DIFFUSERS if name in config.stages)][-1]
 
 
 def check_structure_level(flag: str, group: ConfigDict, config: ConfigDict) -> None:

@@ -21,6 +21,7 @@ from lamd_jax import editing
 from lamd_jax import main
 from lamd_jax import media
 from lamd_jax import run_folder
+from lamd_jax import sample_checks
 from lamd_jax.data import pipeline
 from lamd_jax.errors import ConfigError
 from lamd_jax.modes import edit
@@ -371,6 +372,11 @@ def test_bad_input_is_one_line_and_leaves_nothing(
   error = capsys.readouterr().err.strip()
   assert message in error and "\n" not in error
   assert not (tmp_path / "o").exists()
+
+
+def test_the_first_stage_alone_can_be_trained():
+  config = tiny.gen1_config(stages=("autoencoder",))
+  sample_checks.check_sample(config_lib.sample_defaults(), config)
 
 
 def test_an_edit_that_breaks_at_once_leaves_nothing(
