@@ -64,7 +64,10 @@ RANDOM: dict[str, Callable[[Protocol], Any]] = {
   "random_i3d": random_i3d,
   "random_small": lambda protocol: random_network.parameters(),
 }
-_MIN_FRAMES = {"i3d_kinetics400": 9, "random_i3d": 9, "random_small": 9, "c3d_ucf101": 16}
+_MIN_FRAMES = {
+  "i3d_kinetics400": i3d.MIN_FRAMES, "random_i3d": i3d.MIN_FRAMES,
+  "random_small": random_network.MIN_FRAMES, "c3d_ucf101": 16,
+}  # fmt: skip
 
 
 class Extractor:

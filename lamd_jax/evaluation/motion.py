@@ -53,9 +53,9 @@ def mean(clips: Iterable[Statistics]) -> Statistics:
   return Statistics(*(np.mean(field, axis=0) for field in zip(*clips)))
 
 
-def histogram_distance(a: Statistics, b: Statistics) -> float:
-  """Half the L1 distance of colour histograms, mean over channels: 0 to 1."""
-  return float(np.abs(a.histogram - b.histogram).sum(1).mean() / 2)
+def histogram_distance(a: np.ndarray, b: np.ndarray) -> float:
+  """Half the L1 distance of histograms of `Statistics`, mean over channels: 0 to 1."""
+  return float(np.abs(a - b).sum(1).mean() / 2)
 
 
 def thumbnails(clips: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 
 Random features order noise, blur and shuffled frames by their strength. Distances of
 128 corrupted clips of the sky world, 16x64x64, to 128 others, levels 1 to 5 of
-`CORRUPTIONS`; uncorrupted 0.032:
+tests/corruptions.py; uncorrupted 0.032:
 
   noise    0.035  0.056  0.214  1.249  6.051
   blur     0.044  0.108  0.200  0.418  0.766
@@ -15,7 +15,6 @@ They know no objects. A distance of theirs is no FVD, is on another scale, and i
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import math
 
 import chex
@@ -32,7 +31,6 @@ _LAYERS = (
   (16, (1, 2, 2)), (32, (2, 2, 2)), (48, (2, 2, 2)), (64, (2, 2, 2)),
 )  # fmt: skip
 FEATURES = 2 * sum(width for width, _ in _LAYERS)
-MIN_SIZE = 16  # pixels: the last layer then sees one
 MIN_FRAMES = 9  # as I3D's
 
 
@@ -71,44 +69,3 @@ def features(kernels: list[jax.Array], clips: jax.Array) -> jax.Array:
     deviation = jnp.sqrt(jnp.square(x - mean[:, None, None, None]).mean((1, 2, 3)))
     found += [mean, deviation]
   return jnp.concatenate(found, -1)
-
-
-# What a score must rank by strength, level 1 (hardly seen) to 5 (destroyed).
-_NOISE = (4, 8, 16, 32, 64)  # standard deviation, grey levels
-_BLUR = (1, 2, 3, 5, 8)  # standard deviation, 1/64 of the picture's height
-_SHUFFLE = (2, 4, 7, 11, 16)  # sixteenths of the frames, which change places
-
-
-def noisy(clip: np.ndarray, level: int, draw: np.random.Generator) -> np.ndarray:
-  """Adds Gaussian noise to clip [T,H,W,3] uint8."""
-  noise = draw.standard_normal(clip.shape, np.float32) * _NOISE[level - 1]
-  return np.clip(np.rint(clip + noise), 0, 255).astype(np.uint8)
-
-
-def blurred(clip: np.ndarray, level: int, draw: np.random.Generator) -> np.ndarray:
-  """Blurs frames by a Gaussian; beyond the border its pixels are repeated."""
-  del draw
-  x = clip.astype(np.float32)
-  sigma = _BLUR[level - 1] * clip.shape[1] / 64
-  for axis, length in ((1, clip.shape[1]), (2, clip.shape[2])):
-    at = np.arange(-3 * length, 3 * length + 1)
-    weight = np.exp(-np.square(at) / (2 * sigma**2))
-    matrix = np.zeros((length, length), np.float32)
-    for row in range(length):
-      np.add.at(matrix[row], np.clip(row + at, 0, length - 1), weight / weight.sum())
-    x = np.moveaxis(np.tensordot(matrix, x, (1, axis)), 0, axis)
-  return np.clip(np.rint(x), 0, 255).astype(np.uint8)
-
-
-def shuffled(clip: np.ndarray, level: int, draw: np.random.Generator) -> np.ndarray:
-  """Moves randomly chosen frames of the clip, each to the place of another."""
-  count = max(2, round(_SHUFFLE[level - 1] * len(clip) / 16))
-  chosen = draw.permutation(len(clip))[:count]
-  order = np.arange(len(clip))
-  order[chosen] = np.roll(chosen, 1)
-  return clip[order]
-
-
-CORRUPTIONS: dict[
-  str, Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
-] = {"noise": noisy, "blur": blurred, "shuffle": shuffled}

@@ -209,8 +209,8 @@ def report(protocol: Protocol, options: argparse.Namespace) -> dict[str, Any]:
       a, run(name, real, reals.other, protocol.stride, change).features
     )  # fmt: skip
   _fill(found, protocol, rows, options)
-  found["colour_histogram_distance"] = float(
-    np.abs(base.colours - made.colours).sum(1).mean() / 2
+  found["colour_histogram_distance"] = motion.histogram_distance(
+    base.colours, made.colours
   )
   found["nearest_real"] = {"fakes": _nearest(made, base)}
   if not halves:

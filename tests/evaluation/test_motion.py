@@ -37,10 +37,11 @@ def test_steps_by_hand():
 
 def test_colour_histograms():
   dark, light = np.zeros((2, 8, 8, 3), np.uint8), np.full((2, 8, 8, 3), 255, np.uint8)
-  a, b = motion.statistics(dark), motion.statistics(light)
+  dark, light = motion.statistics(dark), motion.statistics(light)
+  a, b = dark.histogram, light.histogram
   assert motion.histogram_distance(a, a) == 0
   assert motion.histogram_distance(a, b) == 1
-  half = motion.mean([a, b])
+  half = motion.mean([dark, light]).histogram
   assert motion.histogram_distance(a, half) == pytest.approx(0.5)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import clip_files
+import corruptions
 from lamd_jax.evaluation import frechet
 from lamd_jax.evaluation import protocol
 from lamd_jax.evaluation import random_network
@@ -22,9 +23,9 @@ def extract():
   return lambda clips: np.concatenate([run(kernels, part) for part in eight(clips)])
 
 
-@pytest.mark.parametrize("name", random_network.CORRUPTIONS)
+@pytest.mark.parametrize("name", corruptions.CORRUPTIONS)
 def test_stronger_corruption_is_farther(extract, name):
-  corrupt = random_network.CORRUPTIONS[name]
+  corrupt = corruptions.CORRUPTIONS[name]
   real = extract(clip_files.waves(CLIPS))
   other = clip_files.waves(CLIPS, seed=1)
   distances = []
@@ -54,7 +55,7 @@ def test_it_is_not_called_fvd():
 
 def test_corruptions_keep_shape_and_grow():
   clip, draw = clip_files.waves(1)[0], np.random.default_rng(0)
-  for corrupt in random_network.CORRUPTIONS.values():
+  for corrupt in corruptions.CORRUPTIONS.values():
     changes = [
       np.abs(corrupt(clip, level, draw).astype(int) - clip).mean() for level in (1, 3, 5)
     ]
@@ -62,5 +63,5 @@ def test_corruptions_keep_shape_and_grow():
     made = corrupt(clip, 1, draw)
     assert made.shape == clip.shape and made.dtype == np.uint8
   # Shuffling keeps every frame.
-  mixed = random_network.shuffled(clip, 5, draw)
+  mixed = corruptions.shuffled(clip, 5, draw)
   assert sorted(map(bytes, mixed)) == sorted(map(bytes, clip))

@@ -9,6 +9,7 @@ from PIL import Image
 import pytest
 
 import clip_files
+import corruptions
 from lamd_jax.evaluation import frechet
 from lamd_jax.evaluation import mmd
 from lamd_jax.evaluation import protocol as protocol_lib
@@ -29,7 +30,7 @@ def folder(tmp_path_factory):
   np.savez(root / "real.npz", clip_files.waves(24))
   fakes = clip_files.waves(8, seed=1)
   draw = np.random.default_rng(0)
-  fakes = np.stack([random_network.noisy(clip, 5, draw) for clip in fakes])
+  fakes = np.stack([corruptions.noisy(clip, 5, draw) for clip in fakes])
   np.savez(root / "fake.npz", fakes)
   return root
 
