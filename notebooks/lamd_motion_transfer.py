@@ -79,8 +79,8 @@ python("-c", "import jax; print('devices:', jax.devices())")
 #
 # `configs/lamd_cater_gen_v1.py:demo`, 16 frames of 64x64, has 700 and 900 steps.
 # Below are fewer, minutes on a laptop (not timed by itself). **Expect little of so
-# short a training**: the image is kept, the motion is in part. README has what more
-# steps gave.
+# short a training**: the image is kept, the motion is in part. `docs/results.md` has
+# what 600 and 700 steps gave.
 
 # %%
 CONFIG = "configs/lamd_cater_gen_v1.py:demo"

@@ -79,7 +79,7 @@ python("-c", "import jax; print('devices:', jax.devices())")
 #
 # `configs/lvdm_sky_long.py:demo` trains for about a quarter of an hour on two CPU
 # cores. Below are fewer steps, some minutes of training; clips get blurrier for it.
-# For the demo's quality take the three lines of steps out.
+# For the demo's quality leave `--config.train.report=false` alone in `FLAGS`.
 
 # %%
 CONFIG = "configs/lvdm_sky_long.py:demo"
@@ -195,4 +195,4 @@ lamd_jax.Clip.open(whole).show()
 #
 # `--sample.noise_level` and `--sample.guidance` are the paper's means against a slow
 # decline. In this demo there was none over 1024 frames, and noise made hierarchical
-# videos worse, so both are off; the README has the numbers.
+# videos worse, so both are off: `docs/results.md`.

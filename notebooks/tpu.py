@@ -181,16 +181,20 @@ else:
 # ## A pod
 #
 # On several hosts the same command is started on each. `launch/tpu_pod.sh` asks for a
-# slice, installs, starts, and starts again after a preemption (exit code 75);
-# `--dry-run` prints what it would do, and needs no account. Other launchers in
-# `launch/`: SLURM, GKE, SkyPilot. They were tested against stand-ins; no cluster has
-# run them.
+# slice, installs on its workers (`--setup`; ADDRESS is where the repository lies),
+# starts, and starts again after a preemption (exit code 75). `--dry-run` prints what it
+# would do, and needs no account. The `gpu` variant below needs no data and its batches
+# divide over 16 chips. Other launchers in `launch/`: SLURM, GKE, SkyPilot. They were
+# tested against stand-ins; no cluster has run them.
 
 # %%
 command = """
-launch/tpu_pod.sh --name sky --zone us-west4-a --type v5litepod-32 --spot --dry-run
-  --setup 'pip install -e .[tpu,gcp]' --
-  python -m lamd_jax.main --config=configs/lvdm_sky.py --workdir=gs://BUCKET/sky
+launch/tpu_pod.sh --name sky --zone us-west4-a --type v5litepod-16 --spot --dry-run
+  --setup 'sudo apt-get update && sudo apt-get install -y git python3.11-venv &&
+    git clone ADDRESS lamd_jax && python3.11 -m venv env &&
+    env/bin/pip install -e "./lamd_jax[tpu,gcp]"' --
+  bash -c 'cd lamd_jax && ../env/bin/python -m lamd_jax.main \\
+    --config=configs/lvdm_sky.py:gpu --workdir=gs://BUCKET/sky'
 """
 import shlex
 
@@ -199,6 +203,6 @@ print(subprocess.run(
 ).stdout)  # fmt: skip
 
 # %% [markdown]
-# The workdir must lie where all hosts reach it, a bucket. How a training run goes on
-# another number of hosts, and where each parameter lies, is in the README under *Many
-# devices and hosts*.
+# The workdir must lie where all hosts reach it, in a bucket or on a shared disk; data
+# and weight files in a folder that every host has. More, also on other numbers of hosts
+# than a run began with: `docs/howto/many_devices.md`.
