@@ -57,7 +57,9 @@ def test_conditional_stages_are_trained_and_shown(run):
     assert list((run / stage / "samples" / "step_2").glob(f"{kind}*"))
 
 
-@pytest.mark.parametrize("long", ["autoregressive", "hierarchical"])
+@pytest.mark.parametrize(
+  "long", [pytest.param("autoregressive", marks=pytest.mark.slow), "hierarchical"]
+)
 def test_a_broken_off_video_continues_to_the_same_frames(
   run, tmp_path, monkeypatch, long
 ):

@@ -76,6 +76,7 @@ def test_the_autoencoder_resumes_bit_exactly(tmp_path, autoencoder):
   _assert_equal(autoencoder[1], resumed)
 
 
+@pytest.mark.slow
 def test_another_mesh_gives_the_same_losses(tmp_path, autoencoder):
   config = tiny.lamd_config(loss__beta_mode="pid", loss__kl_target=1.0)
   _, log = _train(config, AUTOENCODER, tmp_path, {}, 8, "fsdp")
