@@ -15,19 +15,21 @@ from lamd_jax.nn import initializers
 from lamd_jax.nn.layers import Dense
 
 
-def sinusoidal(t: jax.Array, features: int, max_period: float = 10_000.0) -> jax.Array:
+_MAX_PERIOD = 10_000.0  # the longest period is 2 pi times this
+
+
+def sinusoidal(t: jax.Array, features: int) -> jax.Array:
   """Embeds schedule positions: cosines first, then sines (not the other way round).
 
   Args:
     t: [...] float, schedule position, fractions allowed.
     features: length of the embedding; an odd one ends in a zero.
-    max_period: the longest period is 2 pi times this.
 
   Returns:
     [...,features] float32.
   """
   half = features // 2
-  frequencies = np.exp(np.arange(half) * (-math.log(max_period) / half))
+  frequencies = np.exp(np.arange(half) * (-math.log(_MAX_PERIOD) / half))
   angles = t.astype(jnp.float32)[..., None] * frequencies.astype(np.float32)
   parts = [jnp.cos(angles), jnp.sin(angles)]
   if features % 2:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from lamd_jax.nn.layers import Dense, GroupNorm, LayerNorm
-from lamd_jax.nn.spatial_temporal_transformer import Attention, FeedForward
+from lamd_jax.nn.transformer_layers import Attention, FeedForward
 from lamd_jax.ops import axes
 
 
