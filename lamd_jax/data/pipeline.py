@@ -37,10 +37,9 @@ _GRAIN_STATE = "global_next_index"
 class Loader:
   """Endless batches of this host's rows. Close it, or use it in a `with`."""
 
-  def __init__(self, iterator: Any, clips: int, fps: float):
+  def __init__(self, iterator: Any, clips: int):
     self._iterator = iterator
     self.clips = clips  # rows of the clip table: an epoch
-    self.fps = fps  # of the clips, frames a second
 
   def __iter__(self) -> Iterator[types.VideoBatch]:
     return self
@@ -77,9 +76,8 @@ def _open(config: ConfigDict, split: str) -> tuple[Videos, clip_tables.ClipTable
 
 
 def _depth(config: ConfigDict) -> str:
-  # Configs stored before clips had depth lack the key; "estimated" is for the device.
-  kind = config.depth if "depth" in config else "none"
-  return "none" if kind == "estimated" else kind
+  # Estimated depth is made on the device, of the clips.
+  return "none" if config.depth == "estimated" else config.depth
 
 
 def _truth(config: ConfigDict, videos: Videos) -> TruthReader | None:
@@ -153,7 +151,7 @@ def _iterate(
     if config.num_workers
     else None,
   )
-  return Loader(iterator, rows, _clip_rate(videos.fps, config))
+  return Loader(iterator, rows)
 
 
 def loader(
@@ -295,18 +293,13 @@ def captions(data_config: ConfigDict, split: str, count: int, seed: int) -> list
 
 
 def check(data_config: ConfigDict, split: str) -> int:
-  """Returns the number of clips of a split, after building its index.
+  """Returns how many rows the clip table has, videos or tiles; builds the index.
 
   Raises DataError as `loader` does, of depth too.
   """
   videos, table, _ = _open(data_config, split)
   _truth(data_config, videos)
   return len(table.video)
-
-
-def num_videos(data_config: ConfigDict, split: str) -> int:
-  """Returns how many rows the clip table has: videos, or tiles of them."""
-  return check(data_config, split)
 
 
 def fingerprint(data_config: ConfigDict, split: str) -> str:
@@ -327,10 +320,6 @@ def fingerprint(data_config: ConfigDict, split: str) -> str:
   return digest.hexdigest()
 
 
-def _clip_rate(fps: float, config: ConfigDict) -> float:
-  return fps / config.stride if fps else config.fps
-
-
 def fps(data_config: ConfigDict) -> float:
   """Returns the rate at which clips are shown, frames a second.
 
@@ -345,4 +334,4 @@ def fps(data_config: ConfigDict) -> float:
   elif source in registry.SCAN and data_config.root:
     entries = index.load(pathlib.Path(data_config.root).expanduser()).values()
     stored = statistics.median([e.fps for e in entries if e.fps] or [0.0])
-  return _clip_rate(stored, data_config)
+  return stored / data_config.stride if stored else data_config.fps

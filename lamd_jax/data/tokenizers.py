@@ -236,6 +236,3 @@ def _kind(character: str) -> str:
     return "S"
   category = unicodedata.category(character)[0]
   return category if category in "LN" else "O"
-
-
-TOKENIZERS = {"words": Words, "clip": Clip}

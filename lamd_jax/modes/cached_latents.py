@@ -59,7 +59,7 @@ def plan(
   """Returns what the cache of a stage holds; `frozen` has at least what encodes."""
   windows = config.train.latent_windows
   data, split = clips_of(stage, config), config.data.split
-  rows = pipeline.num_videos(data, split)
+  rows = pipeline.check(data, split)
   clips = {"clips": pipeline.fingerprint(data, split), "windows": windows}
   # What the stage's `encode` keeps of a clip, and the weights that it reads.
   clips["stage"] = stage.cached_as

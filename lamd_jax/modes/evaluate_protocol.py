@@ -49,6 +49,8 @@ _WEIGHTS = {
 }  # fmt: skip
 _OF_PAIRS = ("pairs", "pairs_lpips")
 _OF_SETS = ("i3d_kinetics400", "random_i3d", "random_small")
+# Of --eval.*, what calls of the model take as it is.
+_KNOBS = ("sampler", "steps", "spacing", "eta", "guidance", "batch")
 
 
 class Reals(NamedTuple):
@@ -149,7 +151,7 @@ def _reals(
   record = {
     "split": split, "sampling": data.sampling, "stride": protocol.stride,
     "trained_stride": config.data.stride,
-    "videos": pipeline.num_videos(data, split),
+    "videos": pipeline.check(data, split),
     "fingerprint": pipeline.fingerprint(data, split),
   }  # fmt: skip
   texts = [] if data.tokenizer == "none" else pipeline.captions(*arguments)
@@ -188,9 +190,6 @@ def _made(
     yield np.stack([clip.frames for clip in made])
     console.advance(start + len(rows))
   console.line()
-
-
-_KNOBS = ("sampler", "steps", "spacing", "eta", "guidance", "batch")
 
 
 def _write(folder: pathlib.Path, blocks: Iterator[np.ndarray]) -> None:

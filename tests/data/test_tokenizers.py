@@ -223,10 +223,6 @@ def test_a_wrong_file_is_refused(merges, tmp_path):
   assert "has 2 merges, expected 2 with </w>" in refused(path, 2)
 
 
-def test_the_table_of_tokenizers():
-  assert tokenizers.TOKENIZERS == {"words": tokenizers.Words, "clip": tokenizers.Clip}
-
-
 CAPTIONS = (
   "",
   "the cat and the hat",

@@ -10,7 +10,6 @@ from lamd_jax.data.records import World
 
 WORLDS = {"sky": sky.Sky, "cater": cater.Cater, "pushing": pushing.Pushing}
 VERSIONS = {"sky": sky.VERSION, "cater": cater.VERSION, "pushing": pushing.VERSION}
-MODES = {"sky": sky.MODES, "cater": cater.MODES, "pushing": pushing.MODES}
 # Worlds whose clip spans its video, however many frames it has.
 WHOLE = frozenset({"cater"})
 # Worlds whose videos have a length of their own, in frames; others are as long as a clip.

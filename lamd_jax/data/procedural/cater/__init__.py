@@ -22,7 +22,6 @@ VERSION = 1  # raise it whenever the bytes of a video change
 MODES = scenes.MODES
 _SNITCH = (actions.STILL, actions.SLIDE, actions.ROTATE, actions.PICK_PLACE)
 _CONE = (actions.STILL, actions.SLIDE, actions.PICK_PLACE, actions.CONTAIN)
-ACTION_CLASSES = len(_SNITCH) * len(_CONE)
 
 
 def _poses(frames: int) -> np.ndarray:
@@ -129,7 +128,7 @@ class Cater:
     return captions.appearance(scene.things)
 
   def action_class(self, split: str, index: int) -> int:
-    """Returns what moves how in a video of v1, 0 to ACTION_CLASSES - 1.
+    """Returns what moves how in a video of v1, 0 to 15.
 
     4 x the snitch's action (still, slide, rotate, pick and place) + the cone's (still,
     slide, pick and place, contain); a movement that always collided counts as still.
