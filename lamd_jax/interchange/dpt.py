@@ -30,7 +30,6 @@ from lamd_jax.networks import dpt
 from lamd_jax.nn import initializers
 
 FILE_NAME = "dpt_large.safetensors"
-NAMINGS = ("transformers", "midas")
 # The transformer's classifier of ImageNet.
 IGNORED = ("pretrained.model.head.weight", "pretrained.model.head.bias")
 
@@ -109,7 +108,7 @@ def rules(params: keys.Params, naming: str = "transformers") -> list[keys.Rule]:
 
   Args:
     params: the parameters.
-    naming: one of NAMINGS; "midas" with attn.q, attn.k and attn.v for attn.qkv.
+    naming: transformers, or midas with attn.q, attn.k and attn.v for attn.qkv.
   """
   return [
     keys.Rule(_source(path, naming), path, _layout(path, len(leaf.shape)))
@@ -140,7 +139,7 @@ def _layout(path: tuple[str, ...], rank: int) -> str:
 
 
 def naming(state: keys.State) -> str:
-  """Returns which of NAMINGS the names follow."""
+  """Returns which naming the names follow: transformers or midas."""
   midas = any(name.startswith(_MIDAS_ROOTS) for name in state)
   return "midas" if midas else "transformers"
 

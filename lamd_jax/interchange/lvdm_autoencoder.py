@@ -7,8 +7,6 @@ are those of latent diffusion (Stable Diffusion's original files).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from lamd_jax.errors import WeightsError
 from lamd_jax.interchange import keys
 
@@ -17,16 +15,6 @@ _NORM = {"scale": ("weight", "copy"), "bias": ("bias", "copy")}
 
 def _kernel(layout: str) -> dict[str, tuple[str, str]]:
   return {"kernel": ("weight", layout), "bias": ("bias", "copy")}
-
-
-def aliases(names: Iterable[str]) -> list[str]:
-  """Names of a 3-D checkpoint that repeat another tensor.
-
-  Its padded convolutions register their weight twice, as X.weight and X.conv.weight.
-  """
-  names = set(names)
-  stems = [k.removesuffix(".conv.weight") for k in names if k.endswith(".conv.weight")]
-  return sorted(f"{stem}.weight" for stem in stems if f"{stem}.weight" in names)
 
 
 def video_rules(params: keys.Params) -> list[keys.Rule]:

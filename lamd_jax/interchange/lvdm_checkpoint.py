@@ -168,7 +168,10 @@ def _alias(name: str) -> str:
 
 
 def _doubled(params: keys.Params) -> list[keys.Rule]:
-  """Rules of those tensors of a 3-D autoencoder that have an alias."""
+  """Rules of those tensors of a 3-D autoencoder that have an alias.
+
+  Padded convolutions register their weight twice, as X.conv.weight and X.weight.
+  """
   of = lvdm_autoencoder.video_rules(params)
   return [rule for rule in of if rule.source.endswith(".conv.weight")]
 

@@ -45,14 +45,6 @@ def test_any_change_of_the_names_is_refused(network):
       keys.to_params({**lost, "else": state[name]}, rules, params)
 
 
-def test_only_repeated_convolutions_are_aliases():
-  params = initializers.shapes(NETWORKS["video"][0], VIDEO)["params"]
-  state = dict(keys.source_shapes(params, NETWORKS["video"][1](params)))
-  assert lvdm_autoencoder.aliases(state) == []
-  state["encoder.conv_first.weight"] = state["encoder.conv_first.conv.weight"]
-  assert lvdm_autoencoder.aliases(state) == ["encoder.conv_first.weight"]
-
-
 def test_a_parameter_without_a_place_is_named():
   for _, rules_of in NETWORKS.values():
     with pytest.raises(WeightsError, match="no place for decoder/extra_0/kernel"):
