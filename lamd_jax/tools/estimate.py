@@ -314,7 +314,10 @@ def estimate(
       a local batch, and the local part of a sharded state.
     platform: cpu | gpu | tpu, where the program is to run.
   """
-  closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+  # Traced by itself: inside another trace it could have no compiler options.
+  jitted = function if isinstance(function, jax.stages.Wrapped) else jax.jit(function)
+  traced = jitted.trace(*args)
+  closed, shapes = traced.jaxpr, traced.out_info
   program = _Program(platform)
   inputs = [program.new(v.aval) for v in closed.jaxpr.invars]
   outputs = program.add(closed, inputs)
@@ -328,18 +331,13 @@ def estimate(
   return Estimate(
     arguments=sum(program.size[v] for v in inputs if v in read),
     outputs=sum(sizes),
-    aliased=_aliased(closed.jaxpr, sizes),
+    aliased=_aliased(jax.tree.leaves(traced.args_info), sizes),
     temporaries=round(_STRETCH * temporaries),
   )
 
 
-def _aliased(jaxpr: Any, outputs: Sequence[int]) -> int:
+def _aliased(arguments: Sequence[Any], outputs: Sequence[int]) -> int:
   """Bytes of outputs that fit a donated argument."""
-  if len(jaxpr.eqns) != 1:
-    return 0
-  donated = jaxpr.eqns[0].params.get("donated_invars", ())
-  free = collections.Counter(
-    _bytes(v.aval) for v, given in zip(jaxpr.eqns[0].invars, donated) if given
-  )
+  free = collections.Counter(_bytes(given) for given in arguments if given.donated)
   wanted = collections.Counter(outputs)
   return sum(size * count for size, count in (free & wanted).items())
