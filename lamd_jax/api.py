@@ -95,9 +95,9 @@ class Model:
     Args:
       n: how many clips; None gives one `Clip` and not a list, or one a seed.
       text: a caption, or several that clips take in turn; "" for none.
-      image: what is to move, in systems that animate: a path, an array [H,W,3] uint8,
-        or a list of them that clips take in turn; None takes held-out clips' first
-        frames from the run's data.
+      image: what is to move, in systems that animate (LaMD), or whose looks held-out
+        clips get (Gen-1): a path, an array [H,W,3] uint8, or a list of them that clips
+        take in turn; None takes first frames of held-out clips of the run's data.
       motion_from: a path, a `Clip` or an array [T,H,W,3] uint8 whose motion the image
         takes over; nothing is generated then.
       label: a class, or several that clips take in turn; -1 for none.
@@ -114,8 +114,8 @@ class Model:
       A `Clip`, or a list of n. Clip i is a function of the weights, the knobs and i.
 
     Raises:
-      ConfigError: a knob that is unknown or out of range, in one line.
-      DataError: an image or a video that cannot be read, likewise.
+      ConfigError: a knob that is unknown or out of range. DataError: an image or video
+        that cannot be read. WeightsError: a stage that is not trained. All in one line.
     """
     n, knobs, seeds = watching.split_seeds(n, knobs)
     settings, given = self._asked(n, text, image, motion_from, label, knobs)

@@ -98,7 +98,7 @@ def _sky(config: ConfigDict, size: int, videos: int) -> None:
 
 
 def _demo(config: ConfigDict) -> None:
-  """At most twelve minutes on two CPU cores, both stages."""
+  """Meant for twelve minutes on two CPU cores; what it took: docs/results.md."""
   config.data.max_bad_fraction = 0.5  # own videos: a few bad ones shall not stop a trial
   config.model.motion.autoencoder.update(
     latent_channels=4,  # of 8x8

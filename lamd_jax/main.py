@@ -40,7 +40,8 @@ HELP = """usage: python -m lamd_jax.main [flags]
   score     --workdir=runs/lvdm_sky-demo --mode=evaluate
   look      --config=FILE --dry_run         shapes, memory; runs nothing
 
-  --config=FILE[:VARIANT]  demo, gpu or paper; see configs/
+  --config=FILE[:VARIANT]  demo, gpu or paper; see configs/. If none is named:
+                           paper, which is large (demo in files without it)
   --config.KEY=VALUE       changes one key of the config
   --workdir=DIR            the run's folder; default runs/CONFIG-VARIANT
   --mode=MODE              {modes}
@@ -56,7 +57,8 @@ Exit codes: 0 done, 1 failed, 2 config, 3 data, 4 weights, 75 saved: run again
 USAGE = """usage: python -m lamd_jax.main [flags]
 
   train    --config=configs/lvdm_sky.py:demo          minutes on a CPU, no download
-           --config=configs/lvdm_sky.py --config.data.root=DIR         the paper
+           --config=configs/lvdm_sky.py --config.data.root=DIR
+           --config.model.perceptual.weights=FILE             the paper
   own data --config=configs/own_videos.py --config.data.root=DIR
   sample   --workdir=runs/lvdm_sky-demo --mode=sample --sample.n=16
   long     --workdir=runs/lvdm_sky_long-demo --mode=sample
@@ -64,13 +66,15 @@ USAGE = """usage: python -m lamd_jax.main [flags]
   animate  --workdir=runs/lamd_cater_gen_v1-demo --mode=sample
            --sample.image=FILE --sample.text="the cone is sliding to (2, -1)."
            or --sample.motion_from=VIDEO
-  edit     --workdir=RUN --mode=sample --sample.video=IN.mp4 --sample.text="a red cone"
+  edit     --workdir=RUN --mode=sample --sample.video=IN.mp4
+           --sample.text="a red cone" --sample.depth=DEPTH.mp4
   evaluate --workdir=runs/lvdm_sky-demo --mode=evaluate
   look     --config=configs/lvdm_sky.py --dry_run     shapes, parameters, memory
   compile  --config=configs/lvdm_sky.py --mode=compile --compile.topology=v5e:4x4
+           --config.optim.autoencoder.accumulate=1
 
 flags
-  --config=FILE[:VARIANT]   variant: paper (default), demo, gpu
+  --config=FILE[:VARIANT]   variant: paper (default; demo in files without it), demo, gpu
   --config.KEY=VALUE        changes one key of the config
   --workdir=DIR             the run's folder; default runs/CONFIG-VARIANT
   --mode=MODE               train (default), sample, evaluate, compile

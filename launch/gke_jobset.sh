@@ -9,7 +9,8 @@
 # Fills launch/gke_jobset.yaml and applies it, which is idempotent. Pods that exit with 75
 # restart the whole JobSet without counting as a failure. --follow waits for the end, and
 # applies it anew if a controller that does not know this rule gave up at a 75. --dry-run
-# prints the YAML. The cluster needs the JobSet controller; COMMAND a --workdir=gs://...
+# prints the YAML. The cluster needs the JobSet controller; COMMAND a --workdir=gs://...;
+# IMAGE the package, installed with [tpu,gcp], and configs/ in its working folder.
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 # shellcheck source=launch/common.sh

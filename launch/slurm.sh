@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # SLURM: submits itself; inside the job starts one process for each GPU.
 #
-#   launch/slurm.sh --name NAME [--nodes 2] [--gpus 8] [--time 24:00:00]
+#   launch/slurm.sh --name NAME [--nodes 1] [--gpus 1] [--time 24:00:00]
 #     [--sbatch FLAG]... [--dry-run] -- COMMAND...
 #
 # Idempotent: a job of this name that is queued or runs is left alone. 120 s before the

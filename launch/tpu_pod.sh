@@ -9,7 +9,8 @@
 # Idempotent: a request of this name that exists is used, one that is suspended or has
 # failed is deleted and made again. --setup runs on every worker of a new slice, before
 # COMMAND (to install the package). The slice is deleted at the end unless --keep.
-# COMMAND needs a --workdir=gs://... that all workers reach.
+# COMMAND starts in the workers' home folder, and needs a --workdir=gs://... that all
+# workers reach. An example that installs: docs/howto/many_devices.md.
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 # shellcheck source=launch/common.sh

@@ -54,7 +54,7 @@ def three_term(
   temporal_guidance: float,
   rescale: float = 0.0,
 ) -> Denoiser:
-  """Gen-1's guidance (Esser et al., arXiv 2302.03011, section 3.4).
+  """Gen-1's guidance (Esser et al., arXiv 2302.03011, section 3.3).
 
   image(null) + w_t (video(null) - image(null)) + guidance (video(c) - video(null)),
   with w_t the temporal guidance: below 1 more frame by frame, above 1 smoother; at 1

@@ -2,7 +2,7 @@
 """--mode=compile: the real training and sampling programs, compiled for a TPU or GPUs.
 
   python -m lamd_jax.main --config=configs/lvdm_sky.py --mode=compile
-    --compile.topology=v5e:4x4 --config.optim.diffusion.batch=64
+    --compile.topology=v5e:4x4 --config.optim.autoencoder.accumulate=1
 
 Nothing is trained, and no device, weights or data are needed; minutes a program and some
 GB of memory are. --compile.fast=True takes less, and memory reads otherwise.

@@ -132,7 +132,7 @@ class Gen1(latent_clips.LatentClips):
   def depth(self, weights: stage_lib.Frozen, video: jax.Array) -> jax.Array:
     """Estimates the depth of clips [B,T,H,W,3] uint8, [B,T,H,W,1] uint8, near is white.
 
-    Monocular, frame by frame (section 3.2), put on one scale a clip.
+    Monocular, frame by frame (section 3.3), put on one scale a clip.
     """
     return depth_lib.normalise(self.inverse_depth(weights, video))
 
@@ -152,7 +152,7 @@ class Gen1(latent_clips.LatentClips):
     """What joins z on channels: [B,T,h,w,c+LEVEL_CHANNELS].
 
     Depth goes through the autoencoder of the pixels, as a grey picture, once it is
-    degraded (section 3.2 of the paper); how far, a few more channels say.
+    degraded (section 3.3 of the paper); how far, a few more channels say.
 
     Args:
       weights: of the autoencoder.
@@ -209,7 +209,7 @@ class Gen1(latent_clips.LatentClips):
     null: types.Conditions,
     settings: sampling.SamplerSettings,
   ) -> Denoiser:
-    """The network of stage `name` under the paper's guidance (section 3.4)."""
+    """The network of stage `name` under the paper's guidance (section 3.3)."""
     params = distill_stage.network(weights, name, settings)
     image = self.denoiser(params, "image")
     return guidance_lib.three_term(
@@ -247,7 +247,7 @@ class Gen1(latent_clips.LatentClips):
     """Runs one chain per entry of `index` [B]; returns latents [B,T,h,w,c].
 
     Entry i depends on the streams, index[i] and row i of the prompt alone, not on its
-    batch. Guidance drops the content and never the structure (section 3.4).
+    batch. Guidance drops the content and never the structure (section 3.3).
 
     Args:
       name: the stage to draw from.

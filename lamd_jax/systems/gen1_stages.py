@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gen-1's diffusion stages (Esser et al., arXiv 2302.03011, section 4.1).
+"""Gen-1's diffusion stages (Esser et al., arXiv 2302.03011, section 3.4).
 
   image             the image model learns to follow image embeddings
   video             temporal layers join in; image and video steps in turn
