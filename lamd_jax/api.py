@@ -120,7 +120,7 @@ class Model:
     n, knobs, seeds = watching.split_seeds(n, knobs)
     settings, given = self._asked(n, text, image, motion_from, label, knobs)
     fps, watch = settings.fps or self.fps, watching.Watch(
-      self._listener, progress, callback, settings
+      self._listener, progress, callback, settings.n
     )
     if settings.long == "none":
       made = self._run(settings, given, seeds, watch)
@@ -243,7 +243,7 @@ class Model:
       return pipeline.depths(data, split, count, seed)
     estimate = jax.jit(self.system.depth)
     clips = pipeline.clips(data, split, count, seed)
-    return _in_chunks(lambda x: estimate(self.weights, x), clips, 1)
+    return in_chunks(lambda x: estimate(self.weights, x), clips, 1)
 
   def prompt(
     self, given: inputs.Given, index: np.ndarray, structure_level: int
@@ -312,11 +312,11 @@ class Model:
     Returns uint8 on the host.
     """
     rows = (latents, prompt)
-    return _in_chunks(lambda x: self._decode(self.weights, *x), rows, chunk)
+    return in_chunks(lambda x: self._decode(self.weights, *x), rows, chunk)
 
   def reconstruct(self, clips: np.ndarray, chunk: int = 4) -> np.ndarray:
     """Encodes and decodes clips [N,T,H,W,3] uint8, without noise."""
-    return _in_chunks(lambda x: self._reconstruct(self.weights, x), clips, chunk)
+    return in_chunks(lambda x: self._reconstruct(self.weights, x), clips, chunk)
 
   def transfer(
     self, clips: np.ndarray, images: np.ndarray, chunk: int = 4
@@ -325,7 +325,7 @@ class Model:
     run = lambda rows: self._decode(
       self.weights, self._motion(self.weights, rows[0]), types.Prompt(image=rows[1])
     )
-    return _in_chunks(run, (clips, images), chunk)
+    return in_chunks(run, (clips, images), chunk)
 
   def random_latents(
     self, n: int, seed: int, images: np.ndarray | None = None, chunk: int = 4
@@ -347,7 +347,7 @@ def stream(video: long_video.LongVideo) -> Iterator[np.ndarray]:
     yield frames
 
 
-def _in_chunks(run: Callable[[Any], jax.Array], rows: Any, chunk: int) -> np.ndarray:
+def in_chunks(run: Callable[[Any], jax.Array], rows: Any, chunk: int) -> np.ndarray:
   """Applies `run` to `chunk` rows at a time; the last chunk repeats its last row.
 
   `rows` is an array or a tree of arrays with as many rows each.

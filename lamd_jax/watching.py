@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 import numpy as np
 
 from lamd_jax import limits
@@ -102,23 +101,21 @@ class Listener:
 class Bar:
   """A line that fills up: clips, and steps of those that are under way."""
 
-  def __init__(self, clock: Callable[[], float] = time.monotonic):
+  def __init__(self, total: int, clock: Callable[[], float] = time.monotonic):
+    """Args: clips in all, and a clock in seconds."""
     self._clock = clock
     self._start = clock()
-    self._done, self._total = 0, 1
+    self._done, self._total = 0, total
 
   def steps(self, step: int, steps: int, batch: int) -> None:
     share = min(batch, self._total - self._done) * (step + 1) / steps
     self._print(self._done + share, f"step {step + 1}/{steps}")
 
-  def clips(self, done: int, total: int) -> None:
-    self._done, self._total = done, total
+  def clips(self, done: int) -> None:
+    self._done = done
     self._print(done, f"{self._clock() - self._start:.1f} s")
-    if done == total:
+    if done == self._total:
       print(flush=True)
-
-  def begin(self, total: int) -> None:
-    self._total = total
 
   def _print(self, done: float, note: str) -> None:
     filled = int(_WIDTH * done / self._total)
@@ -132,14 +129,13 @@ class Watch:
 
   def __init__(
     self, listener: Listener, progress: Progress | bool, callback: Callback | None,
-    settings: ConfigDict,
+    n: int,
   ):  # fmt: skip
+    """Args: of the model, as `generate` has them, and how many clips it makes."""
     self._listener, self._callback = listener, callback
-    self._bar = Bar() if progress is True else None
+    self._bar = Bar(n) if progress is True else None
     self._progress = progress if callable(progress) else None
-    self._settings, self._batches = settings, 0
-    if self._bar:
-      self._bar.begin(settings.n)
+    self._n, self._batches = n, 0
 
   @property
   def _watched(self) -> bool:
@@ -175,9 +171,9 @@ class Watch:
   def clips(self, done: int) -> None:
     """`done` clips are finished."""
     if self._bar:
-      self._bar.clips(done, self._settings.n)
+      self._bar.clips(done)
     elif self._progress:
-      self._progress(done, self._settings.n)
+      self._progress(done, self._n)
 
 
 def around_units(

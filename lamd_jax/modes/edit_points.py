@@ -158,24 +158,12 @@ class Editor:
     """Frames of clips [N,T,H,W,3] uint8 as the content encoder sees them, [N,T,D]."""
     frames = clips.reshape(-1, *clips.shape[2:])
     embed = lambda x: self._embed(self._model.weights, x)
-    return in_chunks(embed, frames, _FRAMES).reshape(*clips.shape[:2], -1)
+    return api.in_chunks(embed, frames, _FRAMES).reshape(*clips.shape[:2], -1)
 
   def embed_texts(self, tokens: np.ndarray) -> np.ndarray:
     """Captions [N,L] int32 as the content encoder sees them, [N,D]."""
     texts = jax.jit(lambda w, x: self._model.system.content.texts(w, x)[0])
     return np.asarray(texts(self._model.weights, tokens))
-
-
-def in_chunks(
-  run: Callable[[np.ndarray], jax.Array], rows: np.ndarray, chunk: int
-) -> np.ndarray:
-  """Applies `run` to `chunk` rows at a time; the last chunk repeats its last row."""
-  done = []
-  for start in range(0, len(rows), chunk):
-    places = np.arange(start, start + chunk)
-    part = np.asarray(run(rows[np.minimum(places, len(rows) - 1)]))
-    done.append(part[: len(rows) - start])
-  return np.concatenate(done)
 
 
 def tokens(
