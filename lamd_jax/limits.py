@@ -207,7 +207,8 @@ LIMITS: dict[str, tuple[float, float]] = {
   "bootstrap": (10, 10**6),
 }
 
-# Leaves that hold any text, and leaves that are checked by a function below.
+# All other leaves: those that hold any text, and those that code elsewhere checks. A
+# test asks that each leaf but the booleans is in one of the four.
 FREE_TEXT = (
   "name", "data.root", "data.name", "data.split", "data.eval_split",
   "data.vocabulary", "model.perceptual.weights", "model.text.weights",
@@ -218,7 +219,7 @@ FREE_TEXT = (
   "model.content.image_weights", "model.content.text_weights",
   "model.structure.depth_weights", "lora",
 )  # fmt: skip
-CHECKED_BELOW = ("stages", "formats", "train.mesh", "topology", "programs")
+CHECKED_ELSEWHERE = ("stages", "formats", "train.mesh", "topology", "programs")
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

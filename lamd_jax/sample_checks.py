@@ -68,9 +68,9 @@ def _motion_stages(sample: ConfigDict, config: ConfigDict) -> tuple[str, ...]:
 
 
 def _edit_stages(sample: ConfigDict, config: ConfigDict) -> tuple[str, ...]:
-  stages = [name for name in _DIFFUSERS if name in config.stages]
+  stages = [name for name in validation.DIFFUSERS if name in config.stages]
   if not stages:
-    raise ConfigError(f"this run trains none of {', '.join(_DIFFUSERS)}")
+    raise ConfigError(f"this run trains none of {', '.join(validation.DIFFUSERS)}")
   if not sample.text:
     return ("autoencoder", stages[-1])
   if "prior" not in config.stages:
@@ -120,8 +120,6 @@ def check_sample(sample: ConfigDict, config: ConfigDict) -> None:
     _check_long(sample, config)
 
 
-_DIFFUSERS = ("image", "video", "structure", "structure_levels")
-_STRUCTURED = ("structure", "structure_levels")
 # What only makes sense where a video is edited, and the value that means off.
 _EDIT = {
   "video": "", "structure_level": 0, "temporal_guidance": 1.0, "depth": "", "mask": "",
@@ -185,7 +183,7 @@ def _check_held_out(sample: ConfigDict, config: ConfigDict) -> None:
 def _check_user_video(sample: ConfigDict, config: ConfigDict) -> None:
   longest = config.model.denoiser.frame_positions
   window = sample.frames or config.data.frames
-  structured = edit_stage(config) in _STRUCTURED
+  structured = edit_stage(config) in validation.STRUCTURED
   if not (sample.text or sample.image):
     raise ConfigError(
       f"--sample.video={sample.video}: say what it shall look like, with"
@@ -230,7 +228,7 @@ def _check_user_video(sample: ConfigDict, config: ConfigDict) -> None:
 
 def edit_stage(config: ConfigDict) -> str:
   """Returns the stage that a run of gen1 draws its clips from; "" if it has none."""
-  return ["", *(name for name in _DIFFUSERS if name in config.stages)][-1]
+  return ["", *(name for name in validation.DIFFUSERS if name in config.stages)][-1]
 
 
 def check_structure_level(flag: str, group: ConfigDict, config: ConfigDict) -> None:
@@ -262,7 +260,7 @@ def _check_animation(sample: ConfigDict, config: ConfigDict) -> None:
       f"--sample.frames={sample.frames}: this run's decoder makes"
       f" {config.data.frames} frames; leave it at 0"
     )
-  if sample.label >= max(classes, 0) and sample.label != -1:
+  if sample.label >= classes:  # -1, for none, never is
     known = f"0 to {classes - 1}" if classes else "none: model.motion.num_classes=0"
     raise ConfigError(f"--sample.label={sample.label}: classes of this run are {known}")
   if sample.guidance not in (0, 1) and config.model.text.encoder == "none" and not classes:

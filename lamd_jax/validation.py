@@ -75,19 +75,19 @@ def _check_world(config: ConfigDict) -> None:
          " make wrong; set it to False")  # fmt: skip
 
 
+# Gen-1's diffusion stages, each going on from the one before; the last ones know depth.
+STRUCTURED = ("structure", "structure_levels")
+DIFFUSERS = ("image", "video", *STRUCTURED)
 _STAGES = {
   "lvdm": ("autoencoder", "diffusion", "prediction", "interpolation", "distill"),
   "lamd": ("motion_autoencoder", "motion_diffusion", "distill"),
-  "gen1": (
-    "autoencoder", "content", "image", "video", "structure", "structure_levels", "prior",
-    "distill",
-  ),
-}  # fmt: skip
+  "gen1": ("autoencoder", "content", *DIFFUSERS, "prior", "distill"),
+}
 # The stages that the stage distill can learn from; the last of those that are trained.
 _TEACHERS = {
   "lvdm": ("diffusion",),
   "lamd": ("motion_diffusion",),
-  "gen1": ("image", "video", "structure", "structure_levels"),
+  "gen1": DIFFUSERS,
 }
 
 
@@ -139,14 +139,11 @@ def _check_lamd(config: ConfigDict) -> None:
   _check_text(config, config.model.text.encoder != "none")
 
 
-_STRUCTURED = {"structure", "structure_levels"}
-
-
 def _check_gen1(config: ConfigDict) -> None:
   model, data, stages = config.model, config.data, config.stages
   if model.first_stage != "image":
     fail("model.first_stage", model.first_stage, "must be image: gen1 encodes frames")
-  if _STRUCTURED & set(stages) and data.depth == "none":
+  if set(STRUCTURED) & set(stages) and data.depth == "none":
     fail("data.depth", "none",
          "the stages of structure need it; choose world, files or estimated")  # fmt: skip
   if data.frames > model.denoiser.frame_positions:

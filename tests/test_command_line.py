@@ -147,7 +147,7 @@ def test_every_leaf_has_a_rule():
     config_lib.eval_defaults(),
   )
   known = {*limits.CHOICES, *limits.LIMITS, *limits.FREE_TEXT}
-  known |= set(limits.CHECKED_BELOW)
+  known |= set(limits.CHECKED_ELSEWHERE)
   for tree in trees:
     for key, value in limits.leaves(tree):
       assert isinstance(value, bool) or limits.pattern(key) in known, key
