@@ -39,9 +39,6 @@ class Writer:
   def write_scalars(self, step: int, scalars: Scalars) -> None:
     """Writes float scalars measured at `step`."""
 
-  def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-    """Writes images, each [N,H,W,3] uint8."""
-
   def write_videos(self, step: int, videos: Clips) -> None:
     """Writes clips, each [N,T,H,W,3] uint8."""
 
@@ -70,10 +67,6 @@ class MultiWriter(Writer):
   def write_scalars(self, step: int, scalars: Scalars) -> None:
     for writer in self._writers:
       writer.write_scalars(step, scalars)
-
-  def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-    for writer in self._writers:
-      writer.write_images(step, images)
 
   def write_videos(self, step: int, videos: Clips) -> None:
     for writer in self._writers:
@@ -226,9 +219,6 @@ class TensorBoardWriter(Writer):
     self._file.scalars(step, scalars)
     self._file.flush()
 
-  def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-    self.write_videos(step, {name: x[:, None] for name, x in images.items()})
-
   def write_videos(self, step: int, videos: Clips) -> None:
     for name, clips in videos.items():
       sheet = media.grid(clips)
@@ -281,9 +271,6 @@ class WandbWriter(Writer):
 
   def write_scalars(self, step: int, scalars: Scalars) -> None:
     self._run.log(dict(scalars), step=step)
-
-  def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-    self.write_videos(step, {name: x[:, None] for name, x in images.items()})
 
   def write_videos(self, step: int, videos: Clips) -> None:
     found = {}
