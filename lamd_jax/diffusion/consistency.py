@@ -30,8 +30,8 @@ import jax.numpy as jnp
 from lamd_jax import types
 from lamd_jax.diffusion import process as process_lib
 from lamd_jax.diffusion import schedule as schedule_lib
+from lamd_jax.diffusion.process import Denoiser
 
-Denoiser = Callable[[jax.Array, jax.Array, types.Conditions], jax.Array]
 # (z [B,T,h,w,C], t [B], conditions) -> x0, like z
 Function = Callable[[jax.Array, jax.Array, types.Conditions], jax.Array]
 

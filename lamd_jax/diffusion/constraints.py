@@ -47,14 +47,3 @@ def noised(
 ) -> Callable[[jax.Array], jax.Array]:
   """Returns t -> value at level t, with the same noise at every level."""
   return lambda t: process.add_noise(value, noise, t)
-
-
-def compose(*constraints: Constraint) -> Constraint:
-  """Applies several in turn."""
-
-  def project(z: jax.Array, t: jax.Array) -> jax.Array:
-    for constraint in constraints:
-      z = constraint(z, t)
-    return z
-
-  return project

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from lamd_jax import types
+from lamd_jax.diffusion.process import Denoiser
 
-Denoiser = Callable[[jax.Array, jax.Array, types.Conditions], jax.Array]
 Null = Callable[[types.Conditions], types.Conditions]
 
 

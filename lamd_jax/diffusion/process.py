@@ -21,8 +21,12 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from lamd_jax import types
 from lamd_jax.diffusion import schedule as schedule_lib
 from lamd_jax.errors import ConfigError
+
+# (z [B,T,h,w,C], t [B] or [B,T], conditions) -> raw output, like z
+Denoiser = Callable[[jax.Array, jax.Array, types.Conditions], jax.Array]
 
 
 class _Prediction(NamedTuple):

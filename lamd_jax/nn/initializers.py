@@ -66,11 +66,6 @@ def normal(stddev: float, mean: float = 0.0) -> Initializer:
   return _described("normal", lambda _: stddev, mean)
 
 
-def uniform(half_width: float) -> Initializer:
-  """Uniform on [-half_width, half_width]."""
-  return _described("uniform", lambda _: half_width)
-
-
 def constant(value: float) -> Initializer:
   return _described("constant", lambda _: value)
 

@@ -14,11 +14,11 @@ from lamd_jax import types
 from lamd_jax.diffusion import guidance as guidance_lib
 from lamd_jax.diffusion import process as process_lib
 from lamd_jax.diffusion import weighting
+from lamd_jax.diffusion.process import Denoiser
 from lamd_jax.systems.sampling import SamplerSettings
 from lamd_jax.training import stage as stage_lib
 
 Tree = stage_lib.Tree
-Denoiser = Callable[[jax.Array, jax.Array, types.Conditions], jax.Array]
 
 
 class Shown(NamedTuple):

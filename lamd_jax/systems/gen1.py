@@ -10,7 +10,7 @@ say what we chose. How the stages are trained is in `gen1_stages.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -21,6 +21,7 @@ from lamd_jax import rng
 from lamd_jax import types
 from lamd_jax.diffusion import guidance as guidance_lib
 from lamd_jax.diffusion import process as process_lib
+from lamd_jax.diffusion.process import Denoiser
 from lamd_jax.networks.dpt import DPT_LARGE
 from lamd_jax.nn import content_tokens
 from lamd_jax.nn import latent_norm
@@ -45,7 +46,6 @@ from lamd_jax.systems.gen1_stages import STRUCTURED
 from lamd_jax.training import stage as stage_lib
 
 Tree = stage_lib.Tree
-Denoiser = Callable[[jax.Array, jax.Array, types.Conditions], jax.Array]
 
 
 class Gen1(latent_clips.LatentClips):

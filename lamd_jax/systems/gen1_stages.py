@@ -22,11 +22,11 @@ import numpy as np
 from lamd_jax import rng
 from lamd_jax import types
 from lamd_jax.diffusion import guidance as guidance_lib
+from lamd_jax.diffusion.process import Denoiser
 from lamd_jax.nn import initializers
 from lamd_jax.nn import latent_norm
 from lamd_jax.systems import parameter_groups
 from lamd_jax.systems import pixels
-from lamd_jax.systems.diffusion_stage import Denoiser
 from lamd_jax.systems.diffusion_stage import DenoiserStage
 from lamd_jax.systems.diffusion_stage import Shown
 from lamd_jax.systems.sampling import SamplerSettings

@@ -13,7 +13,6 @@ latent that diffuses is `latent_scale * (normalised + latent_shift)`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,6 +22,7 @@ from lamd_jax import rng
 from lamd_jax import types
 from lamd_jax.diffusion import guidance as guidance_lib
 from lamd_jax.diffusion import process as process_lib
+from lamd_jax.diffusion.process import Denoiser
 from lamd_jax.networks import motion_autoencoder
 from lamd_jax.nn import latent_norm
 from lamd_jax.systems import distill_stage
@@ -90,9 +90,7 @@ class LaMD:
     distill = distill_stage.DistillStage(generator, self.process, self.config)
     return [MotionAutoencoderStage(self), generator, distill]
 
-  def denoiser(
-    self, params: Tree
-  ) -> Callable[[jax.Array, jax.Array, types.Conditions], jax.Array]:
+  def denoiser(self, params: Tree) -> Denoiser:
     return lambda z, t, conditions: self.unet.apply({"params": params}, z, t, conditions)
 
   def to_latent(self, extras: Tree, raw: jax.Array) -> jax.Array:

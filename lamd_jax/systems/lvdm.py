@@ -9,7 +9,6 @@ is sampled; how they are trained is in `autoencoder_stage.py` and `lvdm_stages.p
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,6 +19,7 @@ from lamd_jax import types
 from lamd_jax.diffusion import constraints
 from lamd_jax.diffusion import guidance as guidance_lib
 from lamd_jax.diffusion import process as process_lib
+from lamd_jax.diffusion.process import Denoiser
 from lamd_jax.networks import unet as unet_lib
 from lamd_jax.systems import autoencoder_stage
 from lamd_jax.systems import distill_stage
@@ -32,7 +32,6 @@ from lamd_jax.systems.lvdm_stages import DiffusionStage
 from lamd_jax.training import stage as stage_lib
 
 Tree = stage_lib.Tree
-Denoiser = Callable[[jax.Array, jax.Array, types.Conditions], jax.Array]
 CONDITIONAL = ("prediction", "interpolation")
 
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from lamd_jax import rng
 from lamd_jax import types
+from lamd_jax.diffusion.process import Denoiser
 from lamd_jax.nn import initializers
 from lamd_jax.systems import pixels
-from lamd_jax.systems.diffusion_stage import Denoiser
 from lamd_jax.systems.diffusion_stage import DenoiserStage
 from lamd_jax.systems.diffusion_stage import Shown
 from lamd_jax.systems.sampling import SamplerSettings
@@ -38,12 +38,12 @@ class DiffusionStage(DenoiserStage):
   """
 
   name = "diffusion"
+  cached_as = "diffusion"
   encoded_by = ("autoencoder",)
 
   def __init__(self, system: LVDM):
     super().__init__(system.process, system.config)
     self._system = system
-    self.cached_as = self.name
     self.frames = system.config.data.frames
     text = system.text
     self.groups = ("denoiser", "text_encoder") if text.trained else ("denoiser",)

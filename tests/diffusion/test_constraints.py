@@ -48,10 +48,3 @@ def test_masked_editing_keeps_the_rest_at_the_state_s_own_level():
   got = project(z, jnp.full((2,), -1.0))
   blend = 0.25 * z + 0.75 * clean
   np.testing.assert_allclose(got[:, :, 1], blend[:, :, 1], rtol=1e-6)
-
-
-def test_compose_applies_in_turn():
-  add = lambda z, t: z + t[0]
-  double = lambda z, t: 2 * z
-  got = constraints.compose(add, double)(jnp.ones(3), jnp.asarray([4.0]))
-  np.testing.assert_array_equal(got, 10 * np.ones(3))

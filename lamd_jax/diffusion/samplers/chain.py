@@ -31,9 +31,9 @@ from lamd_jax import types
 from lamd_jax.diffusion import constraints
 from lamd_jax.diffusion import process as process_lib
 from lamd_jax.diffusion import schedule as schedule_lib
+from lamd_jax.diffusion.process import Denoiser
 from lamd_jax.errors import ConfigError
 
-Denoiser = Callable[[jax.Array, jax.Array, types.Conditions], jax.Array]
 Noise = Callable[[jax.Array], jax.Array]
 
 
