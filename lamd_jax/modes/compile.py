@@ -35,14 +35,8 @@ from lamd_jax.training import step as step_lib
 Tree = Any
 
 
-def _placed(tree: Tree, shardings: Tree) -> Tree:
-  return jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
-  )
-
-
 def _everywhere(tree: Tree, place: Any) -> Tree:
-  return _placed(tree, jax.tree.map(lambda _: place, tree))
+  return state_lib.abstract(tree, jax.tree.map(lambda _: place, tree))
 
 
 def train_program(
@@ -67,8 +61,8 @@ def train_program(
   batch = dry_run._batch(stage, config, frozen, optim.batch)
   root = jax.eval_shape(lambda: rng.root(0))
   return step, (
-    _placed(state, shardings),
-    _placed(frozen, frozen_shardings),
+    state_lib.abstract(state, shardings),
+    state_lib.abstract(frozen, frozen_shardings),
     _everywhere(root, sharding.replicated(mesh)),
     _everywhere(batch, sharding.batch_sharding(mesh)),
   )
@@ -110,7 +104,7 @@ def sample_program(
 
   whole, cut = sharding.replicated(mesh), sharding.batch_sharding(mesh)
   arguments = (
-    _placed(weights, sharding.state_shardings(weights, mesh)),
+    state_lib.abstract(weights, sharding.state_shardings(weights, mesh)),
     _everywhere(jax.eval_shape(lambda: rng.root(0)), whole),
     _everywhere(jax.ShapeDtypeStruct((), jnp.int32), whole),
     _everywhere(jax.ShapeDtypeStruct((rows,), jnp.int32), cut),

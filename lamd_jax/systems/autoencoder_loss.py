@@ -8,7 +8,7 @@ Notation: x the clips, r the reconstruction, D the critic, all means and sums fl
   g    = -mean D(r)
   d    = w_g clip(|d nll/d kernel| / (|d g/d kernel| + 1e-4), 0, 1e4)
   generator      nll + w_kl kl + d g                         d g from gan_start on
-  discriminator  (mean relu(1 - D(x)) + mean relu(1 + D(r))) / 2
+  discriminator  (mean relu(1 - D(x)) + mean relu(1 + D(r))) / 2, or `vanilla`
 
 The kernel is that of the last convolution (Esser et al., arXiv 2012.09841, equation
 7). LPIPS is one number a frame, added to each of its pixels.

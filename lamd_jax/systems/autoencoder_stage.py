@@ -27,7 +27,7 @@ class AutoencoderStage(stage_lib.SingleVariant):
   """Trains `network` to rebuild clips through a Gaussian bottleneck.
 
   The generator's loss is reconstruction + LPIPS + KL + an adversarial term with an
-  adaptive weight; the critic's is the hinge loss (`autoencoder_loss`).
+  adaptive weight; the critic's is that of `loss.gan` (`autoencoder_loss`).
 
   `extras` holds the critic's batch statistics and, measured by `finish`, the shift
   and scale that give the latents mean 0 and variance 1:

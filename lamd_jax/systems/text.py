@@ -36,9 +36,9 @@ class Text:
     """
     self._stage = stage
     settings, data = config.model.text, config.data
-    self.kind = settings.encoder
-    self.trained = self.kind == "small"
-    self.imported = (CLIP,) if self.kind == "clip" else ()
+    kind = settings.encoder
+    self.trained = kind == "small"
+    self.imported = (CLIP,) if kind == "clip" else ()
     self._dropout = settings.dropout
     self._length, self._width = data.tokens, settings.width
     sizes = dict(
@@ -46,15 +46,15 @@ class Text:
       length=data.tokens, dtype=dtype,
     )  # fmt: skip
     self.network = None
-    if self.kind == "small":
+    if self.trained:
       self.network = text_encoder.TextEncoder(
         data.vocabulary_size, pad=_IDS["small"][2], **sizes
       )
-    if self.kind == "clip":
+    if kind == "clip":
       self.network = clip_text.ClipText(CLIP_VOCABULARY, **sizes)
     self.empty = None  # [N] int32, the empty caption
     if self.network is not None:
-      start, end, pad = _IDS[self.kind]
+      start, end, pad = _IDS[kind]
       self.empty = np.array([start, end, *[pad] * (data.tokens - 2)], np.int32)
 
   def init(self, seed: int | None) -> stage_lib.Tree:

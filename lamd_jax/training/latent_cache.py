@@ -193,12 +193,7 @@ def encoder(
   def encode(batch: types.VideoBatch) -> dict[str, np.ndarray]:
     even = len(batch.index) % sharding.batch_parts(mesh) == 0
     placed = jax.device_put(batch, sharding.batch_sharding(mesh) if even else whole)
-    latents = run(weights, placed)
-    if latents is None:
-      raise ConfigError(
-        f"train.latent_cache: stage {stage.name} trains on pixels, not on latents"
-      )
-    fields = jax.device_get(latents)._asdict()
+    fields = jax.device_get(run(weights, placed))._asdict()
     del fields["index"]  # a visit's index is its place in the training order
     return {name: x for name, x in fields.items() if x is not None}
 

@@ -28,9 +28,7 @@ from lamd_jax import meshes
 from lamd_jax.errors import ConfigError
 
 Tree = Any
-AXES = meshes.AXES
 BATCH_AXES = meshes.BATCH_AXES
-PRESETS = meshes.PRESETS
 # Smaller arrays are replicated: gathering them costs more than keeping them.
 MIN_SHARD_BYTES = 4 << 20
 # Layers that read what another one of the same block made, cut along its outputs.
@@ -49,7 +47,7 @@ def make_mesh(preset: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
     tuple(sizes.values()), devices, allow_split_physical_axes=True
   )
   # Auto axes, Mesh's default; jax.make_mesh's is Explicit, where Linen does not run.
-  return Mesh(placed, AXES)
+  return Mesh(placed, meshes.AXES)
 
 
 def batch_parts(mesh: Mesh) -> int:

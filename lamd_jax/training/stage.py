@@ -54,7 +54,7 @@ class Stage(Protocol):
 
   name: str  # also the stage's folder in the workdir and its key in config.optim
   groups: tuple[str, ...]  # parameter groups, e.g. ("generator", "discriminator")
-  averaged: tuple[str, ...]  # those of `groups` that keep a moving average
+  averaged: tuple[str, ...]  # those of `groups` that keep a moving average in this run
   needs: tuple[str, ...]  # earlier stages and imported networks: keys of `frozen`
   variants: tuple[str, ...]  # static forms of the step; one compiled step each
   # An earlier stage, or imported weights, from which this one goes on; "" for none.

@@ -38,11 +38,6 @@ class State(NamedTuple):
   guard: Guard
 
 
-def averaged_groups(stage: Stage, optim: ConfigDict) -> tuple[str, ...]:
-  """The groups that keep a moving average under this config."""
-  return tuple(stage.averaged) if optim.ema_decay > 0 else ()
-
-
 def create(
   stage: Stage,
   optim: ConfigDict,
@@ -70,17 +65,20 @@ def create(
   return State(
     step=zero(),
     params=params,
-    ema={g: params[g] for g in averaged_groups(stage, optim)},
+    ema={g: params[g] for g in stage.averaged},
     opt_state={g: optimizers.init(optimizer, params[g]) for g in stage.groups},
     extras=extras,
     guard=Guard(zero(), zero(), zero(), zero()),
   )
 
 
-def abstract(state: State, shardings: State) -> State:
-  """Returns ShapeDtypeStructs with shardings: what a checkpoint is restored onto."""
+def abstract(tree: Tree, shardings: Tree) -> Tree:
+  """Returns a tree as ShapeDtypeStructs with shardings.
+
+  That of a state is what a checkpoint is restored onto.
+  """
   return jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
   )
 
 
