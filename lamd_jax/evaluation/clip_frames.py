@@ -60,10 +60,3 @@ class Extractor:
 
     found = np.concatenate(list(self._spread(pictures())))
     return found.reshape(-1, frames, found.shape[-1])
-
-
-def features(
-  network: clip_image.ClipImage, params: Any, clips: np.ndarray, batch: int = 16
-) -> np.ndarray:
-  """Returns [N,T,projection] float32 of clips [N,T,H,W,3] uint8; see `Extractor`."""
-  return Extractor(network, params, batch)(clips)

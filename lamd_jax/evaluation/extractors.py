@@ -66,7 +66,7 @@ RANDOM: dict[str, Callable[[Protocol], Any]] = {
 }
 _MIN_FRAMES = {
   "i3d_kinetics400": i3d.MIN_FRAMES, "random_i3d": i3d.MIN_FRAMES,
-  "random_small": random_network.MIN_FRAMES, "c3d_ucf101": 16,
+  "random_small": random_network.MIN_FRAMES, "c3d_ucf101": c3d.FRAMES,
 }  # fmt: skip
 
 

@@ -34,6 +34,7 @@ from lamd_jax.interchange import clip_text as text_weights
 from lamd_jax.networks import clip_image
 from lamd_jax.networks import clip_text
 from lamd_jax.tools import conversion
+from lamd_jax.tools import paths
 from lamd_jax.tools import score_cache
 from lamd_jax.tools import score_clips
 from lamd_jax.tools import score_inputs
@@ -97,7 +98,7 @@ def _clip(protocol: Protocol, options: argparse.Namespace) -> score_clips.Found:
 
   extract = clip_frames.Extractor(network, params, options.batch)
   cache = score_cache.Cache(options.cache)
-  digest = conversion.sha256(_path(options.weights))
+  digest = conversion.sha256(paths.path(options.weights))
   features = lambda clips: clips.measured(cache, [digest], extract)
   made = features(sets["fake"])
   rows = {"fakes": _clip_row(label, made, texts)}
@@ -110,12 +111,8 @@ def _clip(protocol: Protocol, options: argparse.Namespace) -> score_clips.Found:
   if "real" in sets:
     rows[score_clips.REAL] = _clip_row(label, features(sets["real"]), None)
   if options.text_weights:
-    digest += " " + conversion.sha256(_path(options.text_weights))
+    digest += " " + conversion.sha256(paths.path(options.text_weights))
   return score_clips.Found(rows, digest, sets)
-
-
-def _path(name: str) -> Any:
-  return caption_files.pathlib.Path(name).expanduser()
 
 
 # --- Captions of generated clips

@@ -13,6 +13,7 @@ import numpy as np
 
 from lamd_jax import media
 from lamd_jax.errors import DataError
+from lamd_jax.errors import WeightsError
 from lamd_jax.evaluation import clip_sources
 from lamd_jax.evaluation import image_quality
 from lamd_jax.evaluation import scoring
@@ -90,7 +91,7 @@ def _weights(name: str) -> pathlib.Path:
   path = pathlib.Path(name).expanduser()
   if not name or not path.is_file():
     what = " ".join(perceptual_weights.how_to_get(name).split())
-    raise perceptual_weights.WeightsError(what)
+    raise WeightsError(what)
   return path
 
 

@@ -31,6 +31,7 @@ from lamd_jax.training.console import Console
 
 Change = Callable[[np.ndarray], np.ndarray]
 SAME: Change = lambda clip: clip
+HALVES = "disjoint halves, so at half the number"  # how the floor came about
 
 
 class Made(NamedTuple):
@@ -158,9 +159,6 @@ def pick_reals(
     return Reals(longer[:count], longer[half : 2 * half], HALVES)
   how = "other real videos" if 2 * count <= videos else "other draws of the same videos"
   return Reals(longer[:count], longer[count:], how)
-
-
-HALVES = "disjoint halves, so at half the number"
 
 
 def report(protocol: Protocol, options: argparse.Namespace) -> dict[str, Any]:

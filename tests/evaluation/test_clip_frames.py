@@ -24,8 +24,8 @@ def test_features_do_not_depend_on_the_batch():
   picture = np.zeros((1, 24, 24, 3), np.float32)
   params = initializers.initialize(TINY, 0, picture)["params"]
   clips = np.random.default_rng(0).integers(0, 256, (2, 3, 30, 30, 3), np.uint8)
-  found = clip_frames.features(TINY, params, clips, batch=4)
+  found = clip_frames.Extractor(TINY, params, 4)(clips)
   assert found.shape == (2, 3, 6)
-  again = clip_frames.features(TINY, params, clips[1:], batch=1)
+  again = clip_frames.Extractor(TINY, params, 1)(clips[1:])
   np.testing.assert_allclose(found[1:], again, rtol=1e-4, atol=1e-6)
   assert np.abs(found[0] - found[1]).max() > 1e-3

@@ -102,7 +102,7 @@ def test_clip_scores_are_those_of_the_networks(folder, tiny_clip, capsys, monkey
   report, table = _report(folder, "clip_b32", **_with_clip(folder, real=real))
   params = image_weights.load(folder / "image.safetensors", IMAGE)
   clips = np.load(folder / "fake.npz")["arr_0"]
-  frames = clip_frames.features(IMAGE, params, clips)
+  frames = clip_frames.Extractor(IMAGE, params)(clips)
   text = {"params": text_weights.load(folder / "text.safetensors", TEXT)}
   tokens = np.stack([Tokenizer("merges.txt", 5)(t) for t in ("red", "sun", "sky", "box")])
   with jax.default_matmul_precision("highest"):
