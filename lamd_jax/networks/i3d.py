@@ -17,7 +17,6 @@ from flax import linen as nn
 import jax
 from jax import lax
 import jax.numpy as jnp
-import numpy as np
 
 from lamd_jax.nn import initializers
 from lamd_jax.ops import conv as conv_ops
@@ -159,12 +158,3 @@ class I3D(nn.Module):
     kernel = self.param("logits_kernel", init, shape)[0, 0, 0]
     bias = self.param("logits_bias", initializers.zeros, (self.classes,))
     return (x[:, :, 0, 0] @ kernel + bias).mean(1)
-
-
-def parameter_count(params: Any) -> int:
-  """Trainable numbers: batch-norm statistics are not counted, as is usual."""
-  leaves = jax.tree_util.tree_leaves_with_path(params)
-  statistics = ("mean", "var")
-  return sum(
-    int(np.prod(leaf.shape)) for path, leaf in leaves if path[-1].key not in statistics
-  )
