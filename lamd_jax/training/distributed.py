@@ -15,13 +15,10 @@ from lamd_jax.errors import ConfigError
 
 TIMEOUT_SECONDS = 300  # nodes of a job may start minutes apart
 
-# Variables that hold the number of processes, and who sets them.
-_COUNTS = {
-  "JAX_NUM_PROCESSES": "set by hand",
-  "SLURM_NTASKS": "SLURM",
-  "OMPI_COMM_WORLD_SIZE": "Open MPI",
-  "SKYPILOT_NUM_NODES": "SkyPilot",
-}
+# Variables that hold the number of processes; the first is set by hand.
+_COUNTS = (
+  "JAX_NUM_PROCESSES", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "SKYPILOT_NUM_NODES",
+)  # fmt: skip
 # Variables that list the hosts of a TPU slice, separated by commas.
 _HOST_LISTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
 

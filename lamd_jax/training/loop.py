@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training loop of one stage.
 
-`train` is the whole story; the functions below it are its steps, in its order. It
-returns "finished" or "preempted"; main turns the latter into exit code 75.
+`train` is the whole story; the functions below it are its steps, in its order. A run
+that ends "preempted" and not "finished" leaves with exit code 75.
 """
 
 from __future__ import annotations
@@ -92,9 +92,9 @@ def train(
     finish_batches: makes an endless iterator for `stage.finish`.
     mesh: see `sharding.make_mesh`.
     resume: auto (from a checkpoint if there is one), must or never.
-    stop: polled; a stopped run saves and returns "preempted".
+    stop: polled; a stopped run saves and ends "preempted".
     writer: gets scalars and previews.
-    min_shard_bytes: arrays from this size on are cut over the fsdp axis.
+    min_shard_bytes: arrays from this size on are cut, see `sharding.spec_for`.
 
   Raises:
     ConfigError: the folder does not fit `resume`, or the batch the mesh.
