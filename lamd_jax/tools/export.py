@@ -18,7 +18,6 @@ import os
 import pathlib
 import shutil
 import sys
-from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -26,6 +25,7 @@ from ml_collections import ConfigDict
 from lamd_jax import adapters
 from lamd_jax import exported
 from lamd_jax import hub
+from lamd_jax import limits
 from lamd_jax import loading
 from lamd_jax import run_folder
 from lamd_jax import run_scores
@@ -47,6 +47,13 @@ _TERMS = {
   "ucf101": "UCF-101: the videos are their uploaders'; research only.",
   "mug": "MUG: by agreement, research only; faces of consenting subjects.",
 }  # fmt: skip
+# Keys of files whose tensors the export holds, or that only training reads: of their
+# paths the names stay, which say what it was.
+_NETWORK_FILES = (
+  "model.autoencoder_weights", "model.text.weights", "model.denoiser_weights",
+  "model.content.image_weights", "model.content.text_weights",
+  "model.structure.depth_weights", "model.perceptual.weights",
+)  # fmt: skip
 
 
 def _config(
@@ -67,30 +74,11 @@ def _config(
           f"--config.data.vocabulary={source}: cannot be copied ({error.strerror})"
         ) from error
       out.data.vocabulary = source.name
-    for key in _imported_files(config):
-      group, name = key.rsplit(".", 1)
-      node = out
-      for part in group.split("."):
-        node = node[part]
-      node[name] = pathlib.Path(node[name]).name  # what it was; its tensors are here
+    known = dict(limits.leaves(config))
+    out.update_from_flattened_dict(
+      {key: pathlib.Path(known[key]).name for key in _NETWORK_FILES}
+    )
   return out
-
-
-def _imported_files(config: ConfigDict) -> list[str]:
-  """Keys of files whose networks the export holds, or that only training reads."""
-  keys = (
-    "model.autoencoder_weights", "model.text.weights", "model.denoiser_weights",
-    "model.content.image_weights", "model.content.text_weights",
-    "model.structure.depth_weights", "model.perceptual.weights",
-  )  # fmt: skip
-  found = []
-  for key in keys:
-    node: Any = config
-    for part in key.split("."):
-      node = node[part]
-    if node:
-      found.append(key)
-  return found
 
 
 def _averaged(workdir: epath.Path, stages: Sequence[str]) -> bool:
@@ -222,8 +210,7 @@ def _fill(
   }  # fmt: skip
   (folder / exported.FACTS).write_text(json.dumps(record, indent=2) + "\n")
   plain = pathlib.Path(workdir)
-  reports = [p for p in (plain / "eval").glob("*.json")]
-  for path in reports:
+  for path in (plain / "eval").glob("*.json"):
     (folder / "eval").mkdir(exist_ok=True)
     shutil.copyfile(path, folder / "eval" / path.name)
   borrowed = [] if exported.holds(plain) else list(imported.names(config))
@@ -257,19 +244,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
   try:
     lora = adapters.asked(options.merge, adapters.numbers(options.lora_weight))
     names = export(options.workdir, options.out, options.licence, lora)
-  except InputError as error:
-    print(f"lamd_jax: {error}", file=sys.stderr)
-    return error.exit_code
-  for name in names:
-    size = (options.out / name).stat().st_size
-    print(f"{size / 1e6:10.1f} MB  {options.out / name}")
-  print(f'read it with lamd_jax.load("{options.out}"); the card is README.md')
-  return 0 if not options.push else _push(options)
-
-
-def _push(options: argparse.Namespace) -> int:
-  try:
-    print(hub.push(options.out, options.push, private=not options.public))
+    for name in names:
+      size = (options.out / name).stat().st_size
+      print(f"{size / 1e6:10.1f} MB  {options.out / name}")
+    print(f'read it with lamd_jax.load("{options.out}"); the card is README.md')
+    if options.push:
+      print(hub.push(options.out, options.push, private=not options.public))
   except InputError as error:
     print(f"lamd_jax: {error}", file=sys.stderr)
     return error.exit_code
