@@ -125,7 +125,7 @@ def _demo(config: ConfigDict) -> None:
   config.loss.update(reconstruction="mse", gan_weight=0.0, kl_weight=3e-4)
   config.diffusion.update(prediction="v", schedule="cosine", loss="l2")
   config.optim.motion_autoencoder.update(
-    steps=700,
+    steps=450,
     batch=4,
     optimizer="muon",
     learning_rate=5e-3,
@@ -135,7 +135,7 @@ def _demo(config: ConfigDict) -> None:
     ema_decay=0.98,
   )
   config.optim.motion_diffusion.update(
-    steps=900,
+    steps=560,
     batch=16,
     optimizer="muon",
     learning_rate=2e-3,
