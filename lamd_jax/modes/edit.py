@@ -37,11 +37,11 @@ from lamd_jax.modes import units
 from lamd_jax.training import preemption
 
 EDITED, BESIDE = "edited.mp4", "side_by_side.mp4"
-# What does not change the frames, and what `plan_edit` takes beside its knobs.
-_OF_FILES = ("n", "weights", "formats", "out", "lora", "lora_weight")
-_INPUTS = ("video", "text", "image", "mask", "depth")
+# Of --sample.*, what the API's calls do not take: what is loaded, and what is written.
+NO_KNOBS = ("n", "weights", "formats", "out", "lora", "lora_weight")
 _FILES = ("video", "image", "mask", "depth")
-_OF_FRAMES = ("n", "formats", "out")  # all others change them
+_INPUTS = (*_FILES, "text")  # what `plan_edit` takes beside its knobs
+_NOT_OF_FRAMES = ("n", "formats", "out")  # all others change the frames
 _PANEL = 360  # pixels, the most rows of the three pictures side by side
 
 
@@ -81,7 +81,7 @@ def _settings(
   sample: ConfigDict, config: ConfigDict, text: str
 ) -> dict[str, Any]:
   """All that the frames depend on, as the journal holds it."""
-  chosen = {k: v for k, v in sample.items() if k not in _OF_FRAMES}
+  chosen = {k: v for k, v in sample.items() if k not in _NOT_OF_FRAMES}
   files = {}
   for key in _FILES:
     path = pathlib.Path(sample[key] or ".")
@@ -145,7 +145,7 @@ def run(
   if journal.finished():
     print(f"{folder / EDITED}: {journal.frames} frames, finished before", flush=True)
     return 0
-  knobs = {k: v for k, v in sample.items() if k not in _OF_FILES + _INPUTS}
+  knobs = {k: v for k, v in sample.items() if k not in NO_KNOBS + _INPUTS}
   started = time.monotonic()
   planned = model.plan_edit(
     sample.video, text=texts[0], image=sample.image or None, mask=sample.mask or None,

@@ -25,10 +25,6 @@ from lamd_jax.training import compile_cache
 from lamd_jax.training import preemption
 
 
-# What does not change the frames.
-_OF_FILES = ("n", "weights", "formats", "out", "lora", "lora_weight")
-
-
 def write_clips(
   folder: pathlib.Path, clips: list[api.Clip], formats: tuple[str, ...]
 ) -> None:
@@ -67,7 +63,7 @@ def _long_videos(
 ) -> int:
   """Makes `sample.n` videos, each in a folder that it can be continued in."""
   stop = preemption.Stop().install()
-  knobs = {k: v for k, v in sample.items() if k not in _OF_FILES}
+  knobs = {k: v for k, v in sample.items() if k not in edit.NO_KNOBS}
   run_hash = run_folder.config_hash(config)
   # A folder of a thousand pictures is for who asks for it.
   every = tuple(sample.formats) == config_lib.sample_defaults().formats
@@ -107,11 +103,10 @@ def run(config: ConfigDict, workdir: epath.Path, sample: ConfigDict) -> int:
     name += "-lora" + ",".join(f"{weight:g}" for _, weight in lora)
   if sample.long != "none":
     name = f"{sample.long}-{name}"
-    return _long_videos(
-      model, config, sample, pathlib.Path(sample.out or workdir / "samples" / name)
-    )
   folder = pathlib.Path(sample.out or workdir / "samples" / name)
-  knobs = {k: v for k, v in sample.items() if k not in _OF_FILES}
+  if sample.long != "none":
+    return _long_videos(model, config, sample, folder)
+  knobs = {k: v for k, v in sample.items() if k not in edit.NO_KNOBS}
   knobs["text"] = _texts(sample.text)
   knobs |= {"image": sample.image or None, "motion_from": sample.motion_from or None}
   started = time.monotonic()

@@ -32,6 +32,7 @@ SHEET_COLUMNS = 8
 PICTURE_SIDE = 256  # pixels; larger frames are shown smaller
 VIDEO = "video.mp4"
 
+
 class Sheet:
   """Pictures at even distances over the whole video, as many as are finished.
 
