@@ -3,7 +3,7 @@
 # One host with any number of GPUs: one process drives them all.
 #
 #   launch/gpu_host.sh [--dry-run] [--restarts N] -- COMMAND...
-#   launch/gpu_host.sh -- python -m lamd_jax.main --config=configs/lvdm_sky.py
+#   launch/gpu_host.sh -- python -m lamd_jax.main --config=configs/lvdm_sky.py:gpu
 #
 # Starts COMMAND again whenever it exits with 75, N times at most (1000). SIGTERM is
 # passed on, and then ends the launcher too once the run has saved.
