@@ -40,7 +40,7 @@ class Scores(NamedTuple):
   action: np.ndarray  # [N] float64 in [0,1]: objects that do what they shall
   cell: np.ndarray  # [N] in [0,1]: targets whose cell is met; nan without a target
   error: np.ndarray  # [N] units from the target cell's centre at the end; nan likewise
-  combined: np.ndarray  # [N] in [0,1]: see `score`
+  combined: np.ndarray  # [N] in [0,1]: see `score_tracks`
 
 
 def track(clips: np.ndarray) -> list[tuple[Track, Track]]:
@@ -48,8 +48,8 @@ def track(clips: np.ndarray) -> list[tuple[Track, Track]]:
   return [cater_tracker.track(clip) for clip in clips]
 
 
-def score(clips: np.ndarray, texts: Sequence[str]) -> Scores:
-  """Scores clips [N,T,S,S,3] uint8 against their captions.
+def score_tracks(tracks: Sequence[tuple[Track, Track]], texts: Sequence[str]) -> Scores:
+  """Scores clips, as `track` sees them, against their captions.
 
   `combined` is the mean over objects of action x place. `action` is 1 for the right
   action, else 0. `place` is 1 inside the target cell (or quadrant), 0 from one unit
@@ -57,11 +57,6 @@ def score(clips: np.ndarray, texts: Sequence[str]) -> Scores:
 
   Raises ConfigError for a caption that does not belong to v1.
   """
-  return score_tracks(track(clips), texts)
-
-
-def score_tracks(tracks: Sequence[tuple[Track, Track]], texts: Sequence[str]) -> Scores:
-  """As `score`, for clips that were tracked before."""
   if len(tracks) != len(texts):
     raise ConfigError(f"{len(texts)} captions for {len(tracks)} clips: give one each")
   rows = [_one(pair, text) for pair, text in zip(tracks, texts, strict=True)]
@@ -112,13 +107,13 @@ def _one(pair: tuple[Track, Track], text: str) -> tuple[float, float, float, flo
   )
 
 
-def compare(
-  clips: np.ndarray, texts: Sequence[str], seed: int, resamples: int
+def compare_tracks(
+  tracks: Sequence[tuple[Track, Track]], texts: Sequence[str], seed: int, resamples: int
 ) -> dict[str, Any]:
   """Scores clips against their own captions and against others'.
 
   Args:
-    clips: [N,T,S,S,3] uint8, N >= 2.
+    tracks: of N >= 2 clips, as `track` gives them.
     texts: N captions.
     seed: of the shuffle and the bootstrap.
     resamples: of the bootstrap.
@@ -128,13 +123,6 @@ def compare(
     cell, error (units) and combined, each {"mean", "interval"}. Given true clips
     "matched" is the ceiling; "shuffled" is the floor.
   """
-  return compare_tracks(track(clips), texts, seed, resamples)
-
-
-def compare_tracks(
-  tracks: Sequence[tuple[Track, Track]], texts: Sequence[str], seed: int, resamples: int
-) -> dict[str, Any]:
-  """As `compare`, for clips that were tracked before."""
   if len(texts) < 2:
     raise ConfigError(f"{len(texts)} clips have no other captions: give at least 2")
   generator = np.random.default_rng(seed)

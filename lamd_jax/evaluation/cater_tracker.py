@@ -87,8 +87,8 @@ class _Fit:
     )
     error = self._empty.copy()
     for at in touched:
-      colour = render.develop(self._layer, at) * np.float32(1 / 255)
-      error[at] = colour - self._target[at]
+      drawn = render.develop(self._layer, at) * np.float32(1 / 255)
+      error[at] = drawn - self._target[at]
     for at in touched:  # the layer is used again: most of it is floor
       for mine, clean in zip(self._layer, _floor(self.size), strict=True):
         mine[at] = clean[at]
@@ -287,7 +287,7 @@ def track(video: np.ndarray) -> tuple[Track, Track]:
       continue
     first, last = ends.place[:, k]
     if np.isnan(first).any():
-      first = _ground_guess(_edge(pixel, 0), size)[k]
+      first = _ground_guess(_first_seen(pixel), size)[k]
     if np.isnan(last).any():
       # Out of sight at the end, so it stays where it was: under the cone, or gone.
       last = first
@@ -305,7 +305,7 @@ def track(video: np.ndarray) -> tuple[Track, Track]:
   return snitch, cone
 
 
-def _edge(pixel: np.ndarray, end: int) -> np.ndarray:
-  """Returns each blob's centre in the first (0) or last (-1) frame that has it."""
+def _first_seen(pixel: np.ndarray) -> np.ndarray:
+  """Returns each blob's centre [2,2] in the first frame that has it; nan for none."""
   rows = [pixel[~np.isnan(pixel[:, k, 0]), k] for k in range(2)]
-  return np.stack([r[end] if len(r) else np.full(2, np.nan) for r in rows])
+  return np.stack([r[0] if len(r) else np.full(2, np.nan) for r in rows])

@@ -100,7 +100,8 @@ def test_true_clips_reach_the_ceiling_and_shuffled_captions_the_floor():
   .291 [.200, .378].
   """
   clips, texts = _clips(64)
-  result = caption_following.compare(clips, texts, seed=0, resamples=500)
+  tracks = caption_following.track(clips)
+  result = caption_following.compare_tracks(tracks, texts, seed=0, resamples=500)
   ceiling, floor = result["matched"]["combined"], result["shuffled"]["combined"]
   assert ceiling["mean"] >= 0.95
   assert floor["mean"] < 0.5
@@ -114,5 +115,5 @@ def test_an_autoencoders_picture_is_good_enough():
   degraded = _degrade(clips)
   mse = np.square(degraded.astype(float) - clips).mean((1, 2, 3, 4))
   assert 27 < (10 * np.log10(255**2 / mse)).mean() < 29
-  scores = caption_following.score(degraded, texts)
+  scores = caption_following.score_tracks(caption_following.track(degraded), texts)
   assert scores.combined.mean() >= 0.9
