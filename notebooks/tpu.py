@@ -183,9 +183,10 @@ else:
 # On several hosts the same command is started on each. `launch/tpu_pod.sh` asks for a
 # slice, installs on its workers (`--setup`; ADDRESS is where the repository lies),
 # starts, and starts again after a preemption (exit code 75). `--dry-run` prints what it
-# would do, and needs no account. The `gpu` variant below needs no data and its batches
-# divide over 16 chips. Other launchers in `launch/`: SLURM, GKE, SkyPilot. They were
-# tested against stand-ins; no cluster has run them.
+# would do, and needs no account. The `gpu` variant below needs no data, and its batches
+# divide over 16 chips; latents cannot be cached in a bucket. Other launchers in
+# `launch/`: SLURM, GKE, SkyPilot. They were tested against stand-ins; no cluster has
+# run them.
 
 # %%
 command = """
@@ -194,7 +195,8 @@ launch/tpu_pod.sh --name sky --zone us-west4-a --type v5litepod-16 --spot --dry-
     git clone ADDRESS lamd_jax && python3.11 -m venv env &&
     env/bin/pip install -e "./lamd_jax[tpu,gcp]"' --
   bash -c 'cd lamd_jax && ../env/bin/python -m lamd_jax.main \\
-    --config=configs/lvdm_sky.py:gpu --workdir=gs://BUCKET/sky'
+    --config=configs/lvdm_sky.py:gpu --workdir=gs://BUCKET/sky \\
+    --config.train.latent_cache=false'
 """
 import shlex
 
