@@ -9,10 +9,6 @@ from lamd_jax.errors import DataError
 from lamd_jax.data.sources import array_record, files, frames, registry, taichi, ucf101
 
 
-def _splits(scan, root):
-  return {item.id: item.split for item in scan(root).items}
-
-
 def _read(config, split):
   """All clips of a split, one a video, from its first frame on."""
   config.sampling = "first"
@@ -161,7 +157,7 @@ def test_taichi_files_and_frames(tmp_path, make, data_config):
   ]
 
 
-def test_array_record_round_trip(tmp_path, make, data_config):
+def test_array_record_round_trip(tmp_path, data_config):
   root = tmp_path / "data"
   rng = np.random.default_rng(0)
   records = [

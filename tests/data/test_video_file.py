@@ -116,7 +116,7 @@ def test_missing_frames_are_an_error(tmp_path, make):
     video_file.read(path, [8, 12], 14)
 
 
-def test_truncated_file_that_decodes_short_is_an_error(tmp_path, make):
+def test_truncated_file_that_decodes_short_is_an_error(tmp_path):
   """An mp4 with its index in front loses its end without any exception."""
   path, rng = tmp_path / "a.mp4", np.random.default_rng(0)
   media.write_mp4(path, rng.integers(0, 256, (40, 64, 64, 3), dtype=np.uint8), 8)

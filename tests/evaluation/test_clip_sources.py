@@ -113,7 +113,7 @@ def test_bad_clips_say_one_line(clips, images, tmp_path):
     clip_sources.open_source(images)
 
 
-def test_sizes_and_lengths_are_checked(clips, images, tmp_path):
+def test_sizes_and_lengths_are_checked(images, tmp_path):
   source = clip_sources.open_source(images)
   with pytest.raises(DataError, match="3 videos has the 16 frames .* longest has 10"):
     _read(source, 16)

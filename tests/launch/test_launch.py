@@ -131,7 +131,7 @@ def test_gpu_host_gives_up_after_so_many_restarts(stubs, tmp_path):
   assert starts() == 3
 
 
-def test_gpu_host_passes_sigterm_on_and_does_not_start_again(tmp_path):
+def test_gpu_host_passes_sigterm_on_and_does_not_start_again():
   code = (
     "import signal, sys, time\n"
     "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(.2), sys.exit(75)))\n"

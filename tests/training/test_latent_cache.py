@@ -134,7 +134,7 @@ def test_each_epoch_visits_each_clip_once_in_another_order(dataset):
   assert orders[0] != orders[1]
 
 
-def test_a_bucket_is_refused(tmp_path):
+def test_a_bucket_is_refused():
   with pytest.raises(ConfigError, match="not a local folder"):
     _build("gs://bucket/cache")
 
