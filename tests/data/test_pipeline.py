@@ -223,7 +223,7 @@ def test_bad_files_are_skipped_up_to_the_limit(tmp_path, make, files_config, cap
 
 
 def test_file_damaged_after_indexing_is_replaced_alike_everywhere(
-  tmp_path, files_config, monkeypatch, caplog
+  files_config, monkeypatch, caplog
 ):
   """Same size, other bytes: only decoding shows it."""
   pipeline.check(files_config, "train")

@@ -147,7 +147,7 @@ def test_kl_of_a_known_gaussian():
   assert found == pytest.approx(15 * 1.306853, rel=1e-5)
 
 
-def test_groups_do_not_reach_each_other(critic):
+def test_groups_do_not_reach_each_other():
   """The critic's loss has no gradient in r, and g none in the critic's parameters."""
   weights = jnp.asarray([0.5])
   judge = lambda p, s, clips: (clips.sum(-1) * p[0], s)

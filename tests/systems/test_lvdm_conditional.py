@@ -79,7 +79,7 @@ def test_sparse_latents_are_every_nth_of_the_whole_clip(system, weights):
   assert stage.encode(weights, found) is found
 
 
-def test_forward_sees_known_frames_at_their_own_level(system, weights, monkeypatch):
+def test_forward_sees_known_frames_at_their_own_level(system, monkeypatch):
   """x = (1-m) q(z0,t) + m q(z0,s), the network told t, s and m (lvdm.md, 5.1)."""
   stage = lvdm.ConditionalStage(system, "interpolation")
   z0 = np.random.RandomState(1).standard_normal((8, 3, 4, 4, 2)).astype(np.float32)

@@ -245,7 +245,7 @@ def test_selftest_reports_each_rung(monkeypatch):
   assert score_selftest.run("", "", "", said.append) == 1
 
 
-def test_inception_score_needs_no_reals(folder, monkeypatch, tmp_path):
+def test_inception_score_needs_no_reals(monkeypatch, tmp_path):
   # A network that is sure of another class for each clip: as many classes as clips.
   # Told by the first pixel, which is the clip's number.
   sure = lambda params, clips: jnp.eye(8)[clips[:, 0, 0, 0, 0]] + 0.0 * params
