@@ -10,7 +10,6 @@ import pytest
 
 import lamd_jax
 from lamd_jax import main
-from lamd_jax import media
 
 TESTS = pathlib.Path(__file__).parent
 CONFIG = f"""
@@ -89,7 +88,7 @@ def test_an_image_moves_as_in_python_and_is_kept_if_asked(run, image, tmp_path, 
   )
   np.testing.assert_array_equal(clips, np.stack([clip.frames for clip in made]))
   np.testing.assert_array_equal(clips[0, 0], clips[1, 0])  # the same image
-  assert media.read_video(tmp_path / "strip.png")[0].shape[1:] == (3 * 17 - 1, 6 * 17 - 1, 3)
+  assert Image.open(tmp_path / "strip.png").size == (6 * 17 - 1, 3 * 17 - 1)
   plain = model.generate(2, image=image, label=3, steps=2, guidance=2.0)
   np.testing.assert_array_equal(plain[0].frames[1:], clips[0, 1:])
 
