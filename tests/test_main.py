@@ -60,7 +60,8 @@ def test_training_leaves_what_it_promises(run):
     lines = (run / stage / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
     assert list((run / stage / "samples" / "step_3").glob("*.mp4"))
-    assert list((run / stage / "tensorboard").iterdir())
+    (events,) = (run / stage / "tensorboard").iterdir()
+    assert b"| train.mesh | dp |" in events.read_bytes()
   status = json.loads((run / "STATUS").read_text())
   assert (status["state"], status["stage"], status["step"]) == ("finished", "diffusion", 3)
   report = json.loads((run / "eval" / "report.json").read_text())

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from lamd_jax import exported
+from lamd_jax import limits
 from lamd_jax import run_folder
 from lamd_jax import types
 from lamd_jax.data import captions
@@ -158,6 +159,7 @@ def train_stage(
     config.train, folder.name, folder, steps=config.optim[stage.name].steps,
     fps=pipeline.fps(config.data), status=status,
   )  # fmt: skip
+  writer.write_hparams(dict(limits.leaves(config)))
   try:
     return loop.train(
       stage,
