@@ -111,11 +111,13 @@ def _git_revision() -> str:
 
 
 def write(workdir: epath.Path, config: ConfigDict) -> None:
-  """Records the resolved config and the environment in `workdir`.
+  """Records the resolved config and the environment in `workdir`, on the first process.
 
   Raises:
     ConfigError: it cannot be written.
   """
+  if jax.process_index() != 0:
+    return
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     _write(workdir / "config.json", _plain(config))

@@ -8,7 +8,8 @@
 # Idempotent: a job of this name that is queued or runs is left alone. 120 s before the
 # time limit, or at a preemption, SLURM sends SIGTERM to the processes; they save and exit
 # with 75, and the job puts itself back in the queue. COMMAND needs a --workdir on a disk
-# that all nodes share. --sbatch passes a flag on (--sbatch=--partition=gpu).
+# that all nodes share. --sbatch passes a flag on (--sbatch=--partition=gpu). Most sites
+# give a process one core unless asked: --sbatch=--cpus-per-task=12, say.
 
 # SLURM runs a copy of this file from its own folder: the job knows where it lay.
 here="${LAMD_LAUNCH:-$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)}"
@@ -19,6 +20,8 @@ source "$here/common.sh"
 if [[ -n ${SLURM_JOB_ID:-} && ${LAMD_IN_JOB:-} == 1 ]]; then
   trap : TERM # the processes save; this shell lives to put the job back
   code=0
+  # Since SLURM 22.05 srun does not take it from sbatch: each process had one core.
+  [[ -z ${SLURM_CPUS_PER_TASK:-} ]] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"
   srun --kill-on-bad-exit=0 "$@" || code=$?
   if ((code == PREEMPTED)); then
     say "saved and left with 75: back to the queue"

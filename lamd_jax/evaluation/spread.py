@@ -37,13 +37,19 @@ class OverDevices:
 
     A row is a tuple of arrays, one for each argument after the parameters.
     """
+    # One batch ahead: the host reads the next rows while the devices compute.
+    before = None
     for part in _batches(rows, self.batch):
       # One shape, one compilation: the last batch repeats its last row.
       full = [*part, *[part[-1]] * (self.batch - len(part))]
       arguments = [jax.device_put(np.stack(x), self._rows) for x in zip(*full)]
       with jax.default_matmul_precision("highest"):
         made = self._apply(self._params, *arguments)
-      yield np.asarray(made)[: len(part)]
+      if before is not None:
+        yield np.asarray(before)  # a whole batch: only the last one is padded
+      before, count = made, len(part)
+    if before is not None:
+      yield np.asarray(before)[:count]
 
 
 def over_processors(

@@ -17,6 +17,7 @@ from lamd_jax import gallery
 from lamd_jax import learning_curves
 from lamd_jax import run_folder
 from lamd_jax.data import pipeline
+from lamd_jax.errors import ConfigError
 from lamd_jax.errors import DataError
 from lamd_jax.evaluation import caption_following
 from lamd_jax.evaluation import cater_tracker
@@ -314,6 +315,11 @@ def report(
 
 def run(config: ConfigDict, workdir: epath.Path, evaluation: ConfigDict) -> int:
   """Returns the exit code."""
+  if "://" in str(workdir):
+    raise ConfigError(
+      f"--workdir={workdir}: scores are written to a folder; copy the run to a disk, and"
+      " name that"
+    )
   compile_cache.enable()
   if not evaluation.protocol:
     report(config, workdir, evaluation)

@@ -9,6 +9,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from lamd_jax.data import layouts
+from lamd_jax.errors import ConfigError
 from lamd_jax.errors import DataError
 from lamd_jax.errors import WeightsError
 from lamd_jax.interchange import clip_text
@@ -91,6 +92,15 @@ def _missing_perceptual(config: ConfigDict) -> str:
   if unused or path == "none" or (path and pathlib.Path(path).expanduser().is_file()):
     return ""
   return f"weights: {perceptual.how_to_get(path)}"
+
+
+def check_latent_cache(config: ConfigDict, workdir: epath.Path) -> None:
+  """Raises ConfigError if latents are to be cached where nothing can be mapped."""
+  if config.train.latent_cache and "://" in str(workdir):
+    raise ConfigError(
+      f"train.latent_cache: --workdir={workdir} is not a local folder, and the cache is"
+      " memory-mapped: say --config.train.latent_cache=false, or name a folder"
+    )
 
 
 def check_inputs(config: ConfigDict, workdir: epath.Path) -> None:

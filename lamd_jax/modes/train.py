@@ -14,6 +14,7 @@ from typing import Any
 
 from etils import epath
 import jax
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -219,6 +220,7 @@ def run(
       f"--workdir={workdir}: is an export, which is not trained further; say"
       " --mode=sample, or name the run it was made of"
     )
+  preflight.check_latent_cache(config, workdir)
   preflight.check_inputs(config, workdir)
   _check_resume(config, workdir, resume)
   compile_cache.enable()
@@ -241,13 +243,26 @@ def run(
     )
     if config.train.report and trained:
       status.state("scoring")
-      evaluate.report(config, workdir, evaluation)
+      _report(config, workdir, evaluation)
   except BaseException as error:
     status.state("failed", f"{type(error).__name__}: {error}")
     raise
   status.state("finished")
   _print_summary(config, workdir)
   return 0
+
+
+def _report(config: ConfigDict, workdir: epath.Path, evaluation: ConfigDict) -> None:
+  """Scores on the first process, on the devices of its host. The others wait: one that
+  left would take the first with it."""
+  if "://" in str(workdir):
+    print(f"not scored: {workdir} is no folder; copy it to a disk and say"
+          " --mode=evaluate", flush=True)  # fmt: skip
+    return
+  if jax.process_index() == 0:
+    evaluate.report(config, workdir, evaluation)
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices("report")
 
 
 def _train_stages(

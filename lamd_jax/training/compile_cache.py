@@ -45,4 +45,7 @@ def enable() -> str | None:
   # dozens of those.
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+  if "://" in folder:
+    # XLA's own cache of GPU kernels would take the address for a local folder.
+    jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
   return folder

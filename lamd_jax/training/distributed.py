@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import os
 import sys
 import threading
+import urllib.request
 
 from absl import logging
 import jax
@@ -21,6 +22,11 @@ _COUNTS = (
 )  # fmt: skip
 # Variables that list the hosts of a TPU slice, separated by commas.
 _HOST_LISTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
+# On a VM of Compute Engine nothing lists them but its metadata server.
+_METADATA = (
+  "http://{}/computeMetadata/v1/instance/attributes/worker-network-endpoints"
+)
+_METADATA_SECONDS = 10
 
 
 class DistributedError(ConfigError):
@@ -37,10 +43,26 @@ def expected_processes(environment: Mapping[str, str] = os.environ) -> int:
       continue
     if value.isdigit():
       return max(1, int(value))
+  slices = int(environment.get("MEGASCALE_NUM_SLICES", "1"))
   for name in _HOST_LISTS:
     if environment.get(name):
-      return len(environment[name].split(","))
-  return 1
+      return slices * len(environment[name].split(","))
+  return slices * _hosts_of_this_slice(environment)
+
+
+def _hosts_of_this_slice(environment: Mapping[str, str]) -> int:
+  """Asks the metadata server, where JAX found TPU chips and no variable says it."""
+  if "TPU_ML_PLATFORM" not in environment or "TPU_SKIP_MDS_QUERY" in environment:
+    return 1  # JAX sets the first where there are chips, the second where there are none
+  server = environment.get("GCE_METADATA_IP", "metadata.google.internal")
+  request = urllib.request.Request(
+    _METADATA.format(server), headers={"Metadata-Flavor": "Google"}
+  )
+  try:
+    with urllib.request.urlopen(request, timeout=_METADATA_SECONDS) as answer:
+      return len(answer.read().decode().split(","))
+  except OSError:  # not on Compute Engine
+    return 1
 
 
 def _arguments(environment: Mapping[str, str], processes: int) -> dict[str, object]:
@@ -99,8 +121,8 @@ def initialize(
   message = (
     f"{processes} processes are expected but did not connect within"
     f" {timeout_seconds} s: start all of them, check that they reach the coordinator"
-    f" {arguments.get('coordinator_address', '')}, or unset {', '.join(found)} to run"
-    " alone"
+    f" {arguments.get('coordinator_address', '')}"
+    + (f", or unset {', '.join(found)} to run alone" if found else "")
   )
   watch = threading.Timer(timeout_seconds, _give_up, (message,))
   watch.daemon = True

@@ -101,11 +101,19 @@ def build(
   found = load(directory)
   if found is None and jax.process_index() == 0:
     _fill(stage, frozen, batches, count, _local(directory), stop)
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices("latent cache")
   found = load(directory)
-  if found is None:
+  done = found is not None
+  if jax.process_count() > 1:  # also waits for process 0
+    done = bool(multihost_utils.broadcast_one_to_all(np.asarray(done)))
+    found = load(directory)
+  if not done:
     raise preemption.Preempted  # process 0 was asked to stop
+  if found is None:
+    raise ConfigError(
+      f"train.latent_cache: process 0 has filled {directory}, which process"
+      f" {jax.process_index()} does not see: name a --workdir that all hosts share, or"
+      " say --config.train.latent_cache=false"
+    )
   return found
 
 

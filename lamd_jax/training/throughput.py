@@ -16,10 +16,15 @@ from lamd_jax.training import flops
 _PEAK = {
   "TPU v4": 275e12,
   "TPU v5 lite": 197e12,
+  "TPU v5e": 197e12,
   "TPU v5": 459e12,
   "TPU v6 lite": 918e12,
+  "TPU v6e": 918e12,
+  "TPU7x": 1153.5e12,  # two devices a chip
   "NVIDIA A100": 312e12,
   "NVIDIA H100": 989e12,
+  "NVIDIA H100 PCIe": 756e12,
+  "NVIDIA H100 NVL": 835e12,
   "NVIDIA H200": 989e12,
 }
 

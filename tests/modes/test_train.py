@@ -4,11 +4,18 @@
 import json
 
 from etils import epath
+import jax
+import numpy as np
 import pytest
 import tiny
 
 from lamd_jax import config as config_lib
+from lamd_jax import run_folder
+from lamd_jax.errors import ConfigError
+from lamd_jax.modes import evaluate
+from lamd_jax.modes import preflight
 from lamd_jax.modes import train
+from lamd_jax.training import latent_cache
 from lamd_jax.training import monitor
 from lamd_jax.training import preemption
 
@@ -42,6 +49,48 @@ def test_a_finished_run(tmp_path, monkeypatch, capsys):
   assert _run(tmp_path, monkeypatch, first) == 0
   assert _status(tmp_path)["state"] == "finished"
   assert "6 steps, loss denoiser 0.5" in capsys.readouterr().out
+
+
+def test_latents_are_not_to_be_cached_on_a_bucket():
+  config = tiny.config(train__latent_cache=True)
+  with pytest.raises(ConfigError, match="memory-mapped.*latent_cache=false"):
+    preflight.check_latent_cache(config, epath.Path("gs://bucket/run"))
+  preflight.check_latent_cache(config, epath.Path("/tmp/run"))
+
+
+def test_a_process_that_cannot_see_the_cache_says_so(tmp_path, monkeypatch):
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  monkeypatch.setattr(jax, "process_index", lambda: 1)
+  for done, error in ((True, ConfigError), (False, preemption.Preempted)):
+    heard = lambda _, done=done: np.asarray(done)
+    monkeypatch.setattr(latent_cache.multihost_utils, "broadcast_one_to_all", heard)
+    with pytest.raises(error):
+      latent_cache.build(None, {}, None, 1, tmp_path / "key", preemption.Stop())
+
+
+def test_scores_do_not_go_to_a_bucket(capsys, monkeypatch):
+  monkeypatch.setattr(evaluate, "report", lambda *_: pytest.fail("was scored"))
+  bucket = epath.Path("gs://bucket/run")
+  train._report(tiny.config(), bucket, config_lib.eval_defaults())
+  assert "not scored: gs://bucket/run" in capsys.readouterr().out
+  with pytest.raises(ConfigError, match="gs://bucket/run: scores are written to a folder"):
+    evaluate.run(tiny.config(), bucket, config_lib.eval_defaults())
+
+
+def test_one_process_of_several_scores_and_writes(tmp_path, monkeypatch):
+  calls = []
+  monkeypatch.setattr(evaluate, "report", lambda *_: calls.append("report"))
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  wait = lambda name: calls.append(f"wait {name}")
+  monkeypatch.setattr(train.multihost_utils, "sync_global_devices", wait)
+  for process, expected in ((0, ["report", "wait report"]), (1, ["wait report"])):
+    calls.clear()
+    folder = epath.Path(tmp_path / str(process))
+    monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+    train._report(tiny.config(), folder, config_lib.eval_defaults())
+    assert calls == expected
+    run_folder.write(folder, tiny.config())
+    assert (folder / "config.json").exists() == (process == 0)
 
 
 def test_a_preempted_run(tmp_path, monkeypatch):

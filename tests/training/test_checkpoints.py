@@ -205,3 +205,15 @@ def test_marker(tmp_path):
   assert checkpoints.finished(tmp_path)
   assert checkpoints.finished_step(tmp_path) == 12
   assert json.loads((tmp_path / "finished.json").read_text()) == {"step": 12}
+
+
+def test_the_guard_of_the_loop_lets_arrays_be_saved(placed, tmp_path):
+  """On a CPU the guard sees only what has to be copied to be read: four-bit numbers."""
+  packed = jax.device_put(np.arange(8).astype("int4"))
+  state = placed[0]._replace(extras={"packed": packed})
+  with jax.transfer_guard("disallow"), _store(tmp_path) as store:
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed"):
+      np.asarray(packed)
+    store.save(state, {})
+    store.wait()
+  assert checkpoints.steps(tmp_path) == [0]

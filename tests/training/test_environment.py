@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import http.server
 import os
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
+import threading
+import types
 
 import jax
 import jax.numpy as jnp
@@ -80,10 +83,38 @@ def test_long_host_loops_are_left():
     ({"SKYPILOT_NUM_NODES": "1"}, 1),
     ({"TPU_WORKER_HOSTNAMES": "a,b,c,d"}, 4),
     ({"TPU_WORKER_HOSTNAMES": "localhost"}, 1),
+    ({"TPU_WORKER_HOSTNAMES": "a,b", "MEGASCALE_NUM_SLICES": "2"}, 4),
+    # Chips, but not of Compute Engine: port 9 of this machine answers nothing.
+    ({"TPU_ML_PLATFORM": "JAX", "GCE_METADATA_IP": "localhost:9"}, 1),
   ],
 )
 def test_expected_processes(environment, processes):
   assert distributed.expected_processes(environment) == processes
+
+
+def test_a_tpu_vm_learns_its_slice_from_the_metadata_server():
+  asked = []
+
+  class Metadata(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+      asked.append((self.path, self.headers["Metadata-Flavor"]))
+      self.send_response(200)
+      self.end_headers()
+      self.wfile.write(b"unknown:unknown:10.0.0.2,unknown:unknown:10.0.0.3")
+
+    def log_message(self, *arguments):
+      pass
+
+  with http.server.HTTPServer(("localhost", 0), Metadata) as server:
+    threading.Thread(target=server.handle_request, daemon=True).start()
+    environment = {
+      "TPU_ML_PLATFORM": "JAX", "GCE_METADATA_IP": f"localhost:{server.server_port}"
+    }  # fmt: skip
+    assert distributed.expected_processes(environment) == 2
+  path = "/computeMetadata/v1/instance/attributes/worker-network-endpoints"
+  assert asked == [(path, "Google")]
+  # Without chips JAX says so, and nobody is asked.
+  assert distributed.expected_processes({**environment, "TPU_SKIP_MDS_QUERY": "1"}) == 1
 
 
 def test_alone_nothing_is_initialised():
@@ -122,6 +153,21 @@ def test_compute_dtype():
     precision.compute_dtype("float16")
 
 
+@pytest.mark.parametrize(
+  ("platform", "capability", "name"),
+  [
+    ("tpu", "", "bfloat16"), ("gpu", "9.0", "bfloat16"), ("gpu", "8.0", "bfloat16"),
+    ("gpu", "7.5", "float32"),  # a T4: no bfloat16 in its tensor cores
+    ("gpu", "gfx90a", "bfloat16"), ("cpu", "", "float32"),
+  ],
+)  # fmt: skip
+def test_auto_is_what_the_device_multiplies_in(monkeypatch, platform, capability, name):
+  device = types.SimpleNamespace(platform=platform, compute_capability=capability)
+  monkeypatch.setattr(jax, "local_devices", lambda: [device])
+  assert precision.compute_dtype("auto") == name
+
+
+
 @pytest.fixture
 def cache_config():
   before = jax.config.jax_compilation_cache_dir
@@ -143,6 +189,16 @@ def test_compile_cache_follows_the_environment(cache_config, tmp_path, monkeypat
   assert compile_cache.enable() is None
   monkeypatch.setenv(compile_cache.VARIABLE, str(tmp_path / "mine"))
   assert compile_cache.enable() == str(tmp_path / "mine")
+
+
+def test_a_cache_in_a_bucket_leaves_no_folder_of_its_name(cache_config, monkeypatch):
+  before = jax.config.jax_persistent_cache_enable_xla_caches
+  monkeypatch.setenv(compile_cache.VARIABLE, "gs://bucket/cache")
+  try:
+    assert compile_cache.enable() == "gs://bucket/cache"
+    assert jax.config.jax_persistent_cache_enable_xla_caches == "none"
+  finally:
+    jax.config.update("jax_persistent_cache_enable_xla_caches", before)
 
 
 def test_a_cache_that_is_set_stays(cache_config, tmp_path):

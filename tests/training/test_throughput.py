@@ -44,8 +44,11 @@ def test_counting_does_not_trace_again():
 
 @pytest.mark.parametrize(
   ("kind", "teraflops"),
-  [("TPU v5 lite", 197), ("TPU v5p", 459), ("NVIDIA H100 80GB HBM3", 989), ("cpu", 0)],
-)
+  [
+    ("TPU v5 lite", 197), ("TPU v5e", 197), ("TPU v5p", 459), ("TPU v6e", 918),
+    ("NVIDIA H100 80GB HBM3", 989), ("NVIDIA H100 PCIe", 756), ("cpu", 0),
+  ],
+)  # fmt: skip
 def test_peaks_are_those_of_the_data_sheets(kind, teraflops):
   assert throughput.peak(kind) == teraflops * 1e12
 
