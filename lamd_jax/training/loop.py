@@ -270,7 +270,9 @@ def _finish(
 ) -> State:
   """Lets the stage measure what it stores with its weights."""
   params = state_lib.averaged(state.params, state.ema)
-  batches = preemption.until_stopped(finish_batches(), run.stop)
+  # Global arrays: what several processes measured apart would differ between them.
+  placed = (sharding.place_batch(batch, run.mesh) for batch in finish_batches())
+  batches = preemption.until_stopped(placed, run.stop)
   extras = run.stage.finish(params, state.extras, run.frozen, batches)
   return state._replace(extras=extras)
 
