@@ -150,11 +150,7 @@ def test_one_rendering_gives_frames_and_depth(monkeypatch):
 def test_depth_none_changes_nothing():
   config = _world_config(depth="none")
   without = config_lib.defaults().data
-  with without.unlocked():
-    without.update({k: v for k, v in config.items() if k not in ("depth", "depth_root")})
-    for key in ("depth", "depth_root"):  # as configs that were stored before
-      if key in without:
-        del without[key]
+  without.update({k: v for k, v in config.items() if k not in ("depth", "depth_root")})
   assert pipeline.fingerprint(config, "train") == pipeline.fingerprint(without, "train")
   (batch,) = pipeline.in_order(without, "train", 6, 0, 1, 0)
   assert batch.depth is None
