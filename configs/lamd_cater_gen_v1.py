@@ -8,7 +8,7 @@ Clip length and latent channels are not stated for this data set: 16 and 3 are o
 variant  hardware                 wall time  result
 paper    6 RTX 3090 (paper)        not run    not run
 gpu      one GPU                   not run    not run
-demo     2 CPU cores               12 min     docs/results.md
+demo     2 CPU cores              12 min     docs/results.md
 
 python -m lamd_jax.main --config=configs/lamd_cater_gen_v1.py:demo
 python -m lamd_jax.main --workdir=runs/lamd_cater_gen_v1-demo --mode=sample \
