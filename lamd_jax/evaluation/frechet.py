@@ -43,8 +43,12 @@ def distance(
 
 def _short(rows: np.ndarray) -> np.ndarray:
   """At most as many rows as columns, with the same covariance."""
-  many = len(rows) > rows.shape[1]
-  return np.linalg.qr(rows, mode="r") if many else rows
+  if len(rows) <= rows.shape[1]:
+    return rows
+  try:
+    return np.linalg.cholesky(rows.T @ rows).T
+  except np.linalg.LinAlgError:  # singular in spite of its many rows; slower, exact
+    return np.linalg.qr(rows, mode="r")
 
 
 def standardise(
