@@ -165,6 +165,13 @@ class Editor:
     texts = jax.jit(lambda w, x: self._model.system.content.texts(w, x)[0])
     return np.asarray(texts(self._model.weights, tokens))
 
+  def embed_by_prior(self, tokens: np.ndarray) -> np.ndarray:
+    """What the prior makes of captions [N,L] int32, [N,D]."""
+    streams = rng.Streams(rng.root(self._evaluation.seed), jnp.zeros((), jnp.int32))
+    draw = jax.jit(self._model.system.prior.sample_embedding)
+    index = np.arange(len(tokens), dtype=np.int32)
+    return np.asarray(draw(self._model.weights, streams, index, tokens))
+
 
 def tokens(
   tokenize: Callable[[str], np.ndarray] | None, texts: Sequence[str]

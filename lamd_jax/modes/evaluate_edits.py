@@ -36,6 +36,7 @@ from lamd_jax.evaluation import caption_following
 from lamd_jax.evaluation import clip_scores
 from lamd_jax.evaluation import edit_scores
 from lamd_jax.modes import edit_points
+from lamd_jax.modes import edit_retrieval
 
 _SHOWN = 6  # clips of each kind in the gallery
 _SMALLEST_TRACKED = 48  # pixels; in smaller frames an object is a pixel or two
@@ -274,6 +275,7 @@ def _tables(result: Mapping[str, Any]) -> list[gallery.Table]:
       [_held(claim) for claim in result["directions"]],
     ),
     *(_table(knob, result) for knob in knobs),
+    *([edit_retrieval.table(result["retrieval"])] if "retrieval" in result else []),
   ]  # fmt: skip
 
 
@@ -383,6 +385,11 @@ def report(
       name: edit_scores.summary(scores, draws) for name, scores in baselines.items()
     },
   }  # fmt: skip
+  if clips.tokens is not None:
+    result["retrieval"] = edit_retrieval.measure(
+      editor, clips.video[:, :1], clips.texts, clips.tokens, worded, len(draws),
+      config.seed,
+    )  # fmt: skip
   columns = _columns(clips, content, editor, sweeps, curves, base)
   texts = [clips.texts[i] for i in content]
   _write(workdir, result, columns, texts, config, model.fps)
