@@ -92,7 +92,8 @@ def demo(config: ConfigDict) -> None:
     scale_shift_norm=False,
   )
   model.content.update(width=64, image_channels=16, context_width=128, frames=2)
-  model.prior.update(kind="regressor", width=64)
+  # Layers and heads are the diffusion's, for who tries it (model.prior.kind).
+  model.prior.update(kind="regressor", width=64, layers=4, heads=4)
   config.loss.update(reconstruction="mse", gan_weight=0.0, kl_weight=1e-5)
   schedule = dict(
     optimizer="muon", schedule="cosine", warmup=20, clip_norm=1.0, ema_decay=0.99

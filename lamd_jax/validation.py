@@ -160,6 +160,9 @@ def _check_gen1(config: ConfigDict) -> None:
   if model.denoiser_weights and "image" not in stages:
     fail("model.denoiser_weights", model.denoiser_weights,
          "is what the stage image starts from, which is not among the stages")  # fmt: skip
+  if model.prior.kind == "diffusion" and model.prior.width % model.prior.heads:
+    fail("model.prior.heads", model.prior.heads,
+         f"must divide model.prior.width={model.prior.width}")  # fmt: skip
   _check_sizes(config)
   _check_denoiser(config)
   _check_imported(config)

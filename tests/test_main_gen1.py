@@ -22,6 +22,7 @@ from lamd_jax import main
 from lamd_jax import media
 from lamd_jax import run_folder
 from lamd_jax import sample_checks
+from lamd_jax import validation
 from lamd_jax.data import pipeline
 from lamd_jax.errors import ConfigError
 from lamd_jax.modes import edit
@@ -464,3 +465,9 @@ def test_customising_refuses_in_one_line(
   assert _customise(run, subject, tmp_path / "out", *options) == code
   error = capsys.readouterr().err.strip()
   assert message in error and "\n" not in error and not (tmp_path / "out").exists()
+
+
+def test_heads_divide_the_priors_width():
+  config = tiny.gen1_config(model__prior__kind="diffusion", model__prior__heads=3)
+  with pytest.raises(ConfigError, match="model.prior.heads=3: must divide .*width=8"):
+    validation.check_config(config, 1)
