@@ -41,8 +41,6 @@ from lamd_jax.systems.registry import SYSTEMS
 from lamd_jax.training import compile_cache
 from lamd_jax.training import precision
 
-Progress = watching.Progress
-
 
 class Model:
   """A system with trained weights. Compiled programs are kept between calls."""
@@ -86,7 +84,7 @@ class Model:
     image: Any = None,
     motion_from: Any = None,
     label: int | Sequence[int] = -1,
-    progress: Progress | bool = False,
+    progress: watching.Progress | bool = False,
     callback: watching.Callback | None = None,
     **knobs: Any,
   ) -> Clip | list[Clip]:

@@ -31,8 +31,8 @@ def settings(
     knobs: names as those of the defaults.
 
   Raises:
-    ConfigError: a knob that is unknown, of another type or out of range. WeightsError: what they ask
-      for was not trained.
+    ConfigError: a knob that is unknown, of another type or out of range.
+    WeightsError: what they ask for was not trained.
   """
   sampler = knobs.get("sampler", "")
   found = config_lib.sample_defaults(sampler if isinstance(sampler, str) else "")

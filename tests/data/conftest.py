@@ -58,6 +58,23 @@ def write_video(path, n, fps=8, height=24, width=32, gop=12):
   return path
 
 
+def turned_video(path, turn):
+  """Three frames 32 wide and 24 high, white top left, that say they are turned."""
+  picture = np.zeros((24, 32, 3), np.uint8)
+  picture[:12, :16] = 255
+  with av.open(str(path), "w") as container:
+    stream = container.add_stream("libx264", rate=8)
+    stream.height, stream.width, stream.pix_fmt = 24, 32, "yuv420p"
+    stream.codec_context.sample_aspect_ratio = fractions.Fraction(4, 3)
+    if turn:
+      stream.set_display_rotation(turn)
+    for _ in range(3):
+      frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+      container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+  return path
+
+
 def write_frames(folder, n, first=0, step=1, suffix=".png", stem="frame"):
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
@@ -72,6 +89,7 @@ def make():
 
   class Make:
     video = staticmethod(write_video)
+    turned = staticmethod(turned_video)
     frames = staticmethod(write_frames)
     numbers = staticmethod(numbers)
     numbered = staticmethod(numbered)

@@ -31,28 +31,12 @@ def test_facts_and_frames_of_every_container(tmp_path, make, suffix):
   assert make.numbers(frames).tolist() == list(range(9))
 
 
-def _cornered(path, turn):
-  """Twelve frames 32 wide and 24 high, white top left, that say they are turned."""
-  picture = np.zeros((24, 32, 3), np.uint8)
-  picture[:12, :16] = 255
-  with av.open(str(path), "w") as container:
-    stream = container.add_stream("libx264", rate=8)
-    stream.height, stream.width, stream.pix_fmt = 24, 32, "yuv420p"
-    stream.codec_context.sample_aspect_ratio = fractions.Fraction(4, 3)
-    if turn:
-      stream.set_display_rotation(turn)
-    for _ in range(3):
-      frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-      container.mux(stream.encode(frame))
-    container.mux(stream.encode())
-
-
 # An anticlockwise turn of 90 degrees takes the top left corner to the bottom left.
 @pytest.mark.parametrize(
   ("turn", "white"), [(0, (0, 0)), (90, (-1, 0)), (180, (-1, -1)), (-90, (0, -1))]
 )
-def test_frames_stand_upright(tmp_path, turn, white):
-  _cornered(tmp_path / "v.mp4", turn)
+def test_frames_stand_upright(make, tmp_path, turn, white):
+  make.turned(tmp_path / "v.mp4", turn)
   video = edit_input.probe(tmp_path / "v.mp4")
   upright = turn % 180 == 0
   assert (video.height, video.width) == ((24, 32) if upright else (32, 24))
