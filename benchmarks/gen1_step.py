@@ -13,7 +13,8 @@ weights, on clips of 8 frames and 16x16 latents; structure is 8 more channels.
                    the image model is not called, else below 3
   memory           XLA's working memory of a forward pass and of a gradient, by frames
 
-Each case is a process of its own; all take turns (harness.py), so that ratios hold on a
+Each case is a process of its own; all take turns (harness.py; not with --alone, for
+the paper's width, whose six networks do not fit into memory), so that ratios hold on a
 busy machine. Beside the seconds stand the FLOPs, which do not depend on it.
 """
 
@@ -162,6 +163,10 @@ def main() -> None:
   parser.add_argument("--size", type=int, default=16, help="of latents")
   parser.add_argument("--clip", type=int, default=8, help="frames of the timed cases")
   parser.add_argument("--frames", type=int, nargs="+", default=[1, 8, 16, 32])
+  parser.add_argument(
+    "--alone", action="store_true",
+    help="one case after the other, where six networks do not fit into memory",
+  )  # fmt: skip
   parser.add_argument("--repeats", type=int, default=5)
   parser.add_argument("--threads", type=int, default=2)
   parser.add_argument("--json", default="", help="also write the figures to this file")
@@ -173,7 +178,10 @@ def main() -> None:
   facts = harness.machine()
   print(facts, flush=True)
   commands = {case: _command(flags, case, flags.clip) for case in CASES}
-  found = harness.compete(commands, flags.repeats)
+  groups = [{case: commands[case]} for case in CASES] if flags.alone else [commands]
+  found = {}
+  for group in groups:
+    found.update(harness.compete(group, flags.repeats))
   head = ("", "seconds: min / median", "over: min / median", "ratio: min, median",
           "FLOPs", "at most")  # fmt: skip
   print("\n" + harness.table(head, _ratios(found)), flush=True)

@@ -412,7 +412,7 @@ def _customise(run, subject, out, *more):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["lora", "spatial"])
+@pytest.mark.parametrize("how", ["lora", "spatial", "full"])
 def test_a_subject_changes_what_it_is_to(run, model, subject, tmp_path, how):
   out = tmp_path / "out"
   options = (f"--depth={subject / 'depth'}", f"--how={how}")
@@ -428,10 +428,10 @@ def test_a_subject_changes_what_it_is_to(run, model, subject, tmp_path, how):
   assert old.keys() == new.keys()
   changed = {key for key in old if not np.array_equal(old[key], new[key])}
   assert any("cross_attention" in key for key in changed)
-  assert not any("['temporal']" in key for key in changed)
+  assert any("['temporal']" in key for key in changed) == (how == "full")
   attention = ("self_attention']", "cross_attention']")
   outside = {key for key in changed if not any(word in key for word in attention)}
-  assert bool(outside) == (how == "spatial")
+  assert bool(outside) == (how != "lora")
   assert _customise(run, subject, out, *options) == 2  # it is there already
 
 
