@@ -56,6 +56,7 @@ def defaults() -> ConfigDict:
       structure=dict(
         levels=7,  # T_s, rounds of blur and downsampling of the depth
         depth_weights="",  # DPT-Large for data.depth=estimated, of tools.convert depth
+        standardise=False,  # latents of depth, by their statistics: nn/depth_moments.py
       ),
       prior=_prior(),
     )

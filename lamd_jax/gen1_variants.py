@@ -71,6 +71,7 @@ def _cater(config: ConfigDict, size: int, videos: int) -> None:
     vocabulary_size=1024,
   )  # fmt: skip
   config.model.perceptual.weights = "none"
+  config.model.structure.standardise = True  # objects hardly show in the depth as it is
   config.diffusion.update(prediction="v", schedule="cosine", loss="l2", guidance=4.0)
 
 

@@ -100,7 +100,7 @@ def gen1_config(**overrides):
     "model__content__width": 8, "model__content__image_channels": 8,
     "model__content__text_width": 8, "model__content__text_heads": 2,
     "model__content__tokens": 2, "model__content__context_width": 8,
-    "model__structure__levels": 3,
+    "model__structure__levels": 3, "model__structure__standardise": True,
     "model__prior__kind": "regressor", "model__prior__width": 8,
     "loss__gan_weight": 0.0, "diffusion__prediction": "v",
     "optim__content__ema_decay": 0.0,

@@ -24,6 +24,7 @@ from lamd_jax.diffusion import process as process_lib
 from lamd_jax.diffusion.process import Denoiser
 from lamd_jax.networks.dpt import DPT_LARGE
 from lamd_jax.nn import content_tokens
+from lamd_jax.nn import depth_moments
 from lamd_jax.nn import latent_norm
 from lamd_jax.ops import blur_pyramid
 from lamd_jax.ops import depth as depth_lib
@@ -146,24 +147,32 @@ class Gen1(latent_clips.LatentClips):
     found = DPT_LARGE.clone(dtype=self._dtype).apply({"params": params}, frames)
     return depth_lib.restore(found, height, width).reshape(video.shape[:-1])
 
-  def structure(
+  def depth_latents(
     self, weights: stage_lib.Frozen, depth: jax.Array, level: jax.Array
   ) -> jax.Array:
-    """What joins z on channels: [B,T,h,w,c+LEVEL_CHANNELS].
+    """Latents [B,T,h,w,c] of depth [B,T,H,W,1] uint8, near is white.
 
     Depth goes through the autoencoder of the pixels, as a grey picture, once it is
-    degraded (section 3.3 of the paper); how far, a few more channels say.
-
-    Args:
-      weights: of the autoencoder.
-      depth: [B,T,H,W,1] uint8.
-      level: [B] int32, t_s in [0, model.structure.levels].
+    degraded to `level` [B] int32, t_s in [0, model.structure.levels] (section 3.3 of
+    the paper).
     """
     levels = self.config.model.structure.levels
     grey = blur_pyramid.degrade(pixels.to_float(depth), level, levels)
     params = weights["autoencoder"]["params"]["generator"]
     mean, _ = self.encode(params, jnp.repeat(grey, 3, axis=-1))
-    z = self.to_latent(weights, mean)
+    return self.to_latent(weights, mean)
+
+  def structure(self, z: jax.Array, level: jax.Array, extras: Tree) -> jax.Array:
+    """What joins the noisy latents on channels: [B,T,h,w,c+LEVEL_CHANNELS].
+
+    Args:
+      z: what `depth_latents` gave.
+      level: [B] int32, told by a few more channels.
+      extras: of the stage, with statistics of z where it is standardised.
+    """
+    if self.config.model.structure.standardise:
+      z = depth_moments.standardise(z, extras)
+    levels = self.config.model.structure.levels
     angle = level[:, None] * np.pi * np.array([0.5, 0.25]) / levels
     told = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
     told = jnp.broadcast_to(
@@ -198,8 +207,9 @@ class Gen1(latent_clips.LatentClips):
     ones = jnp.ones(embedding.shape[:1], bool)
     told = types.Conditions(context=self.tokens(params, extras, embedding, ones))
     if name in STRUCTURED:
-      depth = self.structure(weights, prompt.depth, prompt.structure_level)
-      told = told._replace(concat=depth)
+      z = self.depth_latents(weights, prompt.depth, prompt.structure_level)
+      concat = self.structure(z, prompt.structure_level, extras)
+      told = told._replace(concat=concat)
     return told, told._replace(context=self.tokens(params, extras, embedding, ~ones))
 
   def guided(

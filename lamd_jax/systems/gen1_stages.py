@@ -23,6 +23,7 @@ from lamd_jax import rng
 from lamd_jax import types
 from lamd_jax.diffusion import guidance as guidance_lib
 from lamd_jax.diffusion.process import Denoiser
+from lamd_jax.nn import depth_moments
 from lamd_jax.nn import initializers
 from lamd_jax.nn import latent_norm
 from lamd_jax.systems import parameter_groups
@@ -52,7 +53,9 @@ class Gen1Stage(DenoiserStage):
   alone. Structure is given to both, since guidance asks the image model for it too.
 
   `extras` holds `embedding_mean` and `embedding_variance` [D], running statistics of
-  the content embeddings, which the first of the stages takes and the others keep.
+  the content embeddings, which the first of the stages takes and the others keep; with
+  model.structure.standardise also those of depth latents (`nn/depth_moments.py`), which
+  the first stage of structure takes.
   """
 
   encoded_by: tuple[str, ...]
@@ -68,6 +71,7 @@ class Gen1Stage(DenoiserStage):
     imported = IMPORTED if system.config.model.denoiser_weights else ""
     self.starts_from = before[-1] if before else imported
     self.measures = not before
+    self.measures_depth = name in STRUCTURED and not set(before) & set(STRUCTURED)
     still = name == "image"
     self.variants = ("image",) if still else ("video", "image")
     self.groups = ("denoiser", "projector", *(() if still else ("temporal",)))
@@ -111,6 +115,8 @@ class Gen1Stage(DenoiserStage):
       # That of unit rows, were all channels alike.
       "embedding_variance": np.full(width, 1 / width, np.float32),
     }
+    if self.name in STRUCTURED and model.structure.standardise:
+      extras |= depth_moments.initial(system.latent_shape[1:])
     return {name: params[name] for name in params if name in self.groups}, extras
 
   def start(
@@ -124,7 +130,7 @@ class Gen1Stage(DenoiserStage):
       more = [(0, n - k) for n, k in zip(fresh.shape, known.shape, strict=True)]
       first = {**taken["denoiser"]["in_conv"], "kernel": np.pad(known, more)}
       taken["denoiser"] = {**taken["denoiser"], "in_conv": first}
-    return {group: taken[group] for group in params}, earlier["extras"] or extras
+    return {group: taken[group] for group in params}, {**extras, **earlier["extras"]}
 
   def show(
     self,
@@ -142,7 +148,7 @@ class Gen1Stage(DenoiserStage):
     raw = known.mean + jnp.exp(0.5 * known.log_variance) * noise
     z0 = jax.lax.stop_gradient(system.to_latent(frozen, raw))
     # 2. The structure: depth, degraded to a level a clip.
-    concat = self._structure(frozen, known, streams)
+    concat, extras = self._structure(frozen, known, extras, streams)
     # 3. The content: the embedding of one random frame, or of a picture itself.
     embedding, extras = self._content(known, extras, streams, variant)
     # 4. An image step takes the clips apart. All that follows is by row.
@@ -166,15 +172,22 @@ class Gen1Stage(DenoiserStage):
     return self._system.denoiser(params, variant)
 
   def _structure(
-    self, frozen: stage_lib.Frozen, known: types.LatentBatch, streams: rng.Streams
-  ) -> jax.Array | None:
+    self,
+    frozen: stage_lib.Frozen,
+    known: types.LatentBatch,
+    extras: Tree,
+    streams: rng.Streams,
+  ) -> tuple[jax.Array | None, Tree]:
     if self.name not in STRUCTURED:
-      return None
+      return None, extras
+    model = self._config.model
     level = jnp.zeros_like(known.index)
     if self.name == "structure_levels":
-      levels = self._config.model.structure.levels + 1
-      level = streams.integers("structure_level", known.index, levels)
-    return self._system.structure(frozen, known.depth, level)
+      level = streams.integers("structure_level", known.index, model.structure.levels + 1)
+    z = self._system.depth_latents(frozen, known.depth, level)
+    if self.measures_depth and model.structure.standardise:
+      extras = depth_moments.measured(extras, z, model.content.momentum)
+    return self._system.structure(z, level, extras), extras
 
   def _content(
     self, known: types.LatentBatch, extras: Tree, streams: rng.Streams, variant: str

@@ -137,7 +137,9 @@ def test_structure_joins_without_effect_at_first(system):
   np.testing.assert_array_equal(kernel[..., : known.shape[-2], :], known)
   assert kernel.shape[-2] == known.shape[-2] + 2 + gen1_stages.LEVEL_CHANNELS
   assert not np.any(kernel[..., known.shape[-2] :, :])
-  assert extras is weights["video"]["extras"]
+  earlier = weights["video"]["extras"]
+  assert all(extras[name] is value for name, value in earlier.items())
+  assert set(extras) - set(earlier) == {"depth_mean", "depth_variance", "depth_count"}
 
 
 def _batch(count=2):
@@ -176,7 +178,13 @@ def test_an_image_step_has_no_gradient_for_temporal_layers(system):
 def test_structure_is_degraded_by_level_and_told(system):
   model, weights = system
   depth = np.repeat(_batch().depth[:1], 3, axis=0)
-  run = jax.jit(lambda d, level: model.structure(weights, d, level))
+  extras = weights["structure"]["extras"]
+
+  @jax.jit
+  def run(depth, level):
+    z = model.depth_latents(weights, depth, level)
+    return model.structure(z, level, extras)
+
   found = np.asarray(run(depth, np.array([0, 1, 3], np.int32)))
   assert found.shape == (3, 4, 4, 4, 2 + gen1_stages.LEVEL_CHANNELS)
   told = found[..., 2:]
@@ -187,6 +195,29 @@ def test_structure_is_degraded_by_level_and_told(system):
   # A constant depth survives every level.
   flat = np.asarray(run(np.full_like(depth, 90), np.array([0, 1, 3], np.int32)))
   np.testing.assert_allclose(flat[1:, ..., :2], flat[[0, 0], ..., :2], atol=1e-4)
+
+
+def test_the_first_stage_of_structure_measures_depth_and_the_next_keeps(system):
+  model, weights = system
+  batch = _batch()
+  z = np.asarray(
+    jax.jit(model.depth_latents)(weights, batch.depth, np.zeros(2, np.int32))
+  )
+
+  def extras_after(name):
+    stage = _stage(model, name)
+    params, extras = weights[name]["params"], weights["structure"]["extras"]
+    run = jax.jit(lambda: stage.forward(params, extras, weights, batch, STREAMS, "video"))
+    return run().extras
+
+  found = extras_after("structure")
+  assert found["depth_count"] == 1
+  np.testing.assert_allclose(found["depth_mean"], z.mean((0, 1)), atol=1e-6)
+  spread = np.square(z - z.mean((0, 1))).mean((0, 1, 2, 3))
+  np.testing.assert_allclose(found["depth_variance"], spread, rtol=1e-5)
+  kept = extras_after("structure_levels")
+  for name in ("depth_mean", "depth_variance", "depth_count"):
+    np.testing.assert_array_equal(kept[name], weights["structure"]["extras"][name])
 
 
 def test_content_and_structure_matter_and_rows_stand_alone(system):
