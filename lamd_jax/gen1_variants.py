@@ -100,7 +100,7 @@ def demo(config: ConfigDict) -> None:
     optimizer="muon", schedule="cosine", warmup=20, clip_norm=1.0, ema_decay=0.99
   )
   config.optim.autoencoder.update(
-    schedule, steps=215, batch=4, learning_rate=5e-3, ema_decay=0.98
+    schedule, steps=400, batch=4, learning_rate=5e-3, ema_decay=0.98
   )
   config.optim.content.update(
     steps=180, batch=32, learning_rate=1.5e-3, schedule="cosine", final_fraction=0.05,

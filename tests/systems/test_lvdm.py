@@ -70,11 +70,17 @@ def autoencoder(tmp_path_factory):
   return workdir, weights, log
 
 
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory):
+  """The same on eight devices, parameters cut."""
+  workdir = tmp_path_factory.mktemp("sharded")
+  return workdir, *_train(tiny.config(), "autoencoder", workdir, {}, 8, "fsdp")
+
+
 @pytest.mark.parametrize("devices, preset", [(1, "dp"), (8, "fsdp")])
-def test_autoencoder_resumes_bit_exactly(tmp_path, autoencoder, devices, preset):
-  whole = autoencoder[1]
-  if devices > 1:
-    whole, _ = _train(tiny.config(), "autoencoder", tmp_path / "w", {}, devices, preset)
+def test_autoencoder_resumes_bit_exactly(tmp_path, request, devices, preset):
+  name = "autoencoder" if devices == 1 else "sharded"
+  _, whole, _ = request.getfixturevalue(name)
   half = tiny.config(optim__autoencoder__steps=3)
   _train(half, "autoencoder", tmp_path / "h", {}, devices, preset)
   # The three-step run is finished; as a broken-off one it has no such mark.
@@ -86,9 +92,8 @@ def test_autoencoder_resumes_bit_exactly(tmp_path, autoencoder, devices, preset)
   _assert_equal(whole["extras"], resumed["extras"])
 
 
-def test_another_mesh_gives_the_same_losses(tmp_path, autoencoder):
-  _, log = _train(tiny.config(), "autoencoder", tmp_path, {}, 8, "fsdp")
-  for ours, theirs in zip(autoencoder[2], log, strict=True):
+def test_another_mesh_gives_the_same_losses(autoencoder, sharded):
+  for ours, theirs in zip(autoencoder[2], sharded[2], strict=True):
     for key in ("nll", "g", "critic"):
       assert theirs[key] == pytest.approx(ours[key], rel=1e-5), (key, ours["step"])
 
