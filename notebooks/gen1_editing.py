@@ -77,16 +77,17 @@ python("-c", "import jax; print('devices:', jax.devices())")
 # ## Settings
 #
 # `configs/gen1_cater.py:demo`, 8 frames of 64x64, has seven stages and trains for about
-# a quarter of an hour on two CPU cores; near objects then stand and move where the
-# video's do, small far ones often do not (`docs/results.md`). Below the stages that
-# learn structure have about half of its steps, which was not scored. **Expect soft
-# blobs in a tone as the picture asks, often not where the video's objects are.** The
-# notebook shows how one edits, not how well it can be done. For the demo's quality
-# leave `--config.train.report=false` alone in `FLAGS`.
+# a quarter of an hour on two CPU cores; objects then stand and move where the video's
+# do (`docs/results.md`). Below the autoencoder and the stages that learn structure have
+# about half of its steps, which was not scored. **Expect soft blobs in a tone as the
+# picture asks, not all of them where the video's objects are.** The notebook shows how
+# one edits, not how well it can be done. For the demo's quality leave
+# `--config.train.report=false` alone in `FLAGS`.
 
 # %%
 CONFIG = "configs/gen1_cater.py:demo"
 FLAGS = """
+  --config.optim.autoencoder.steps=215
   --config.optim.content.steps=100 --config.optim.prior.steps=100
   --config.optim.structure.steps=200 --config.optim.structure_levels.steps=80
   --config.train.report=false
