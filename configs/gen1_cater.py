@@ -8,7 +8,7 @@ trained first. No paper has these numbers: the variants are ours, on blocks of G
 
 variant  hardware                 wall time  result
 gpu      one GPU                   not run    not run
-demo     2 CPU cores              16 min     docs/results.md
+demo     2 CPU cores              13 min     docs/results.md
 
 python -m lamd_jax.main --config=configs/gen1_cater.py:demo
 python -m lamd_jax.main --workdir=runs/gen1_cater-demo --mode=sample \

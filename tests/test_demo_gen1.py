@@ -34,6 +34,8 @@ def test_full_depth_keeps_objects_where_they_are(report):
   edited = _points(report, "structure_level")[0]["mask_iou"]
   floor = report["baselines"]["random pairs"]["mask_iou"]
   assert edited["interval"][0] > floor["interval"][1]
+  rebuilt = report["baselines"]["true clips, rebuilt"]["mask_iou"]
+  assert edited["mean"] > rebuilt["mean"] / 2
 
 
 def test_the_cone_takes_the_colour_that_is_asked_for(report):
