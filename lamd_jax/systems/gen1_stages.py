@@ -71,7 +71,8 @@ class Gen1Stage(DenoiserStage):
     imported = IMPORTED if system.config.model.denoiser_weights else ""
     self.starts_from = before[-1] if before else imported
     self.measures = not before
-    self.measures_depth = name in STRUCTURED and not set(before) & set(STRUCTURED)
+    first = name in STRUCTURED and not set(before) & set(STRUCTURED)
+    self.measures_depth = first and system.config.model.structure.standardise
     still = name == "image"
     self.variants = ("image",) if still else ("video", "image")
     self.groups = ("denoiser", "projector", *(() if still else ("temporal",)))
@@ -185,7 +186,7 @@ class Gen1Stage(DenoiserStage):
     if self.name == "structure_levels":
       level = streams.integers("structure_level", known.index, model.structure.levels + 1)
     z = self._system.depth_latents(frozen, known.depth, level)
-    if self.measures_depth and model.structure.standardise:
+    if self.measures_depth:
       extras = depth_moments.measured(extras, z, model.content.momentum)
     return self._system.structure(z, level, extras), extras
 
