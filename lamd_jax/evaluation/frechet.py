@@ -31,12 +31,17 @@ def distance(
   a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
   mean = float(np.square(a.mean(0) - b.mean(0)).sum())
   a, b = ((x - x.mean(0)) / np.sqrt(len(x) - ddof) for x in (a, b))
-  traces = np.square(a).sum() + np.square(b).sum()
+  traces, outside = np.square(a).sum() + np.square(b).sum(), 0.0
   if ridge:
+    rows = np.concatenate([a, b])
+    count, width = rows.shape
+    if count < width:  # outside the span of all rows both covariances are the ridge
+      span = np.linalg.qr(rows.T)[0]
+      a, b, outside = a @ span, b @ span, ridge * (width - count)
     unit = np.sqrt(ridge) * np.eye(a.shape[1])
     a, b = (np.concatenate([x, unit]) for x in (a, b))
   a, b = _short(a), _short(b)
-  root = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+  root = np.linalg.svd(a @ b.T, compute_uv=False).sum() + outside
   covariance = float(traces - 2 * root)
   return Distance(mean + covariance, mean, covariance)
 
