@@ -28,14 +28,20 @@ def filled(tree, seed=0):
   return jax.tree_util.tree_map_with_path(one, tree)
 
 
-def step_on(stage, optim, frozen, batch, preset, devices, variant=None):
+def nudged(tree, by):
+  """Multiplies every weight by 1 + `by` x noise; 6e-8 is half of float32's last bit."""
+  draw = np.random.default_rng(0).standard_normal
+  return jax.tree.map(lambda x: (x * (1 + by * draw(x.shape))).astype(x.dtype), tree)
+
+
+def step_on(stage, optim, frozen, batch, preset, devices, variant=None, nudge=0.0):
   """Returns (moments, losses): Adam's first moment is 0.1 x the gradient.
 
-  Two steps are made, and forward must be traced once.
+  Two steps are made, and forward must be traced once. The weights are `nudged`.
   """
   mesh = sharding.make_mesh(preset, jax.devices()[:devices])
   state = state_lib.create(stage, optim, 0)
-  state = state._replace(params=filled(state.params))
+  state = state._replace(params=nudged(filled(state.params), nudge))
   shardings = sharding.state_shardings(state, mesh, min_bytes=1)
   frozen_shardings = sharding.state_shardings(frozen, mesh, min_bytes=1)
   original, traces = stage.forward, []

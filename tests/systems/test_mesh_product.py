@@ -60,12 +60,25 @@ def _alone(case):
   return _step(case, "one", 1)
 
 
-def _step(case, preset, devices):
+@functools.cache
+def _limit(case):
+  """1e-5, or four times what rounding the weights once does, if that is more.
+
+  A mesh rounds otherwise at every operation. Gen-1's tiny autoencoder has a leaf that
+  grows the rounding of weights alone to 9e-6, and a mesh's to 2e-5.
+  """
+  _, (rounding, _) = mesh_equality.worst(_step(case, "one", 1, 6e-8), _alone(case))
+  return max(1e-5, 4 * rounding)
+
+
+def _step(case, preset, devices, nudge=0.0):
   make, name, variant = STAGES[case]
   config = make()
   stage, frozen, batch = _inputs(config, name)
   optim = config.optim[name]
-  return mesh_equality.step_on(stage, optim, frozen, batch, preset, devices, variant)
+  return mesh_equality.step_on(
+    stage, optim, frozen, batch, preset, devices, variant, nudge
+  )
 
 
 @pytest.mark.slow
@@ -74,4 +87,4 @@ def _step(case, preset, devices):
 def test_eight_devices_compute_what_one_does(case, preset):
   loss, (gradient, leaf) = mesh_equality.worst(_step(case, preset, 8), _alone(case))
   assert loss < 1e-5
-  assert gradient < 1e-5, leaf
+  assert gradient < 1e-5 or gradient < _limit(case), leaf
