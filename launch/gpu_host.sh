@@ -5,8 +5,9 @@
 #   launch/gpu_host.sh [--dry-run] [--restarts N] -- COMMAND...
 #   launch/gpu_host.sh -- python -m lamd_jax.main --config=configs/lvdm_sky.py:gpu
 #
-# Starts COMMAND again whenever it exits with 75, N times at most (1000). SIGTERM is
-# passed on, and then ends the launcher too once the run has saved.
+# Starts COMMAND again whenever it exits with 75, N times at most (1000). Told to stop
+# (SIGTERM, Ctrl-C, a closed terminal), it sends the run SIGTERM, waits until it has saved
+# and ends too. A second SIGTERM or Ctrl-C ends the run without saving.
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 # shellcheck source=launch/common.sh
@@ -28,27 +29,30 @@ done
 
 stopping=0
 child=
-# shellcheck disable=SC2329 # called by the trap
+# shellcheck disable=SC2329 # called by the traps
 pass_on() {
   stopping=1
   [[ -z $child ]] || kill -TERM "$child" 2>/dev/null || true
 }
-trap pass_on TERM
+# Ctrl-C too becomes SIGTERM, which is what the run listens to. HUP once: a terminal that
+# closes may send it twice, and the run takes a second SIGTERM as "do not save".
+trap pass_on TERM INT
+trap '((stopping)) || pass_on' HUP
 
 for ((attempt = 0; ; attempt++)); do
   if ((DRY_RUN)); then
     show "$@"
     exit 0
   fi
-  "$@" &
+  # Ctrl-C and HUP go to the whole group: the run would die of them before it has saved.
+  (trap '' INT HUP && exec "$@") &
   child=$!
+  # If told to stop between two starts.
+  ((!stopping)) || kill -TERM "$child" 2>/dev/null || true
+  # A signal ends `wait`, not the run: wait until it is gone, then ask for its code.
+  while kill -0 "$child" 2>/dev/null; do wait "$child" || true; done
   code=0
   wait "$child" || code=$?
-  # A signal ends `wait`, not the run: wait again until it has saved.
-  while kill -0 "$child" 2>/dev/null; do
-    code=0
-    wait "$child" || code=$?
-  done
   if ((code != PREEMPTED || stopping || attempt >= restarts)); then
     exit "$code"
   fi

@@ -32,9 +32,26 @@ needs "$name" --name
 needs "$bucket" --bucket
 (($#)) || fail "no command after --"
 
-if ((!DRY_RUN)) && sky jobs queue --skip-finished | grep -qwF -- "$name"; then
-  say "a managed job named $name is not finished: left alone"
-  exit 0
+# unfinished QUEUE: whether a job of this name is in the table that sky prints. Its cells
+# begin below the title of their column and end in two blanks; rows that begin with no
+# number are tasks of another job.
+unfinished() {
+  awk -v name="$name" '
+    /^ID .* NAME / { at = index($0, " NAME ") + 1 }
+    at && /^[0-9]/ && index(substr($0, at), name "  ") == 1 { found = 1 }
+    END { exit !found }
+  ' <<<"$1"
+}
+
+if ((!DRY_RUN)); then
+  # Not by a pipe, where a failure would read as "there is none". Without --all sky lists
+  # the newest 50; that it could not ask it says in its output alone.
+  queue="$(sky jobs queue --skip-finished --all)"
+  [[ $queue != *"Failed to query"* ]] || fail "is $name there? sky says: $queue"
+  if unfinished "$queue"; then
+    say "a managed job named $name is not finished: left alone"
+    exit 0
+  fi
 fi
 cd "$here/.."
 run sky jobs launch --yes --detach-run --name "$name" --num-nodes "$nodes" \

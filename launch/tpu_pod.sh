@@ -7,10 +7,12 @@
 #     [--keep] [--dry-run] -- COMMAND...
 #
 # Idempotent: a request of this name that exists is used, one that is suspended or has
-# failed is deleted and made again. --setup runs on every worker of a new slice, before
-# COMMAND (to install the package). The slice is deleted at the end unless --keep.
-# COMMAND starts in the workers' home folder, and needs a --workdir=gs://... that all
-# workers reach. An example that installs: docs/howto/many_devices.md.
+# failed is deleted and made again. --setup (to install the package) runs before COMMAND,
+# once on every worker of a slice; where it failed, again at the next start, so it has to
+# be one that can. The slice is deleted at the end unless --keep; Ctrl-C leaves it, and
+# says how to delete it. COMMAND starts in the workers' home folder, and needs a
+# --workdir=gs://... that all workers reach. An example that installs:
+# docs/howto/many_devices.md.
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 # shellcheck source=launch/common.sh
@@ -41,17 +43,43 @@ needs "$name" --name
 needs "$zone" --zone
 needs "$type" --type
 (($#)) || fail "no command after --"
+# Its absence would read as a question that failed, and be asked for ever.
+((DRY_RUN)) || [[ -n $(command -v gcloud) ]] || fail "gcloud is not installed"
 
 where=(--zone="$zone")
 [[ -z $project ]] || where+=(--project="$project")
 queued=(gcloud alpha compute tpus queued-resources)
 remote="$(show "$@")"
-fresh=0
+# The workers remember what was installed, since this launcher need not be the one that
+# asked for the slice. A --setup with another text is another file.
+mark=".lamd_setup_$(cksum <<<"$setup" | cut -d' ' -f1)"
+install="test -e $mark || { bash -c $(printf '%q' "$setup") && touch $mark; }"
+errors="$(mktemp)"
+trap 'rm -f "$errors"' EXIT
+
+# shellcheck disable=SC2329 # called by the trap
+leave() {
+  say "stopped; $name stays, and bills once it is there; its run may go on. To end both:"
+  show "${queued[@]}" delete "$name" "${where[@]}" --force >&2
+  exit 130
+}
+trap leave INT
 
 # ACTIVE, WAITING_FOR_RESOURCES, SUSPENDED, ...; NONE if there is no such request.
 state() {
-  "${queued[@]}" describe "$name" "${where[@]}" --format='value(state.state)' \
-    2>/dev/null || echo NONE
+  local answer
+  until answer="$("${queued[@]}" describe "$name" "${where[@]}" \
+    --format='value(state.state)' 2>"$errors")"; do
+    # Any other failure, of the network say, leaves open whether there is one: to create
+    # it once more would fail, and to start again would repeat a run that failed.
+    if grep -q NOT_FOUND "$errors"; then
+      answer=NONE
+      break
+    fi
+    say "asking for the state of $name again: $(<"$errors")"
+    sleep "$POLL_SECONDS"
+  done
+  printf '%s\n' "$answer"
 }
 
 delete() {
@@ -62,7 +90,6 @@ create() {
   local flags=(--node-id="$name" --accelerator-type="$type" --runtime-version="$runtime")
   ((!spot)) || flags+=(--spot)
   run "${queued[@]}" create "$name" "${where[@]}" "${flags[@]}"
-  fresh=1
 }
 
 # Returns once the slice is there.
@@ -94,11 +121,8 @@ on_workers() {
 for ((attempt = 0; attempt <= restarts; attempt++)); do
   wait_active
   code=0
-  if ((fresh)) && [[ -n $setup ]]; then on_workers "$setup" || code=$?; fi
-  if ((code == 0)); then
-    fresh=0
-    on_workers "$remote" || code=$?
-  fi
+  if [[ -n $setup ]]; then on_workers "$install" || code=$?; fi
+  if ((code == 0)); then on_workers "$remote" || code=$?; fi
   ((code != 0)) || break
   if ((code != PREEMPTED)) && [[ $(state) == ACTIVE ]]; then
     break # the run's own failure, not the machines'

@@ -1,77 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Launchers against programs that record their arguments and answer from a list.
-
-A stub NAME on the PATH appends its arguments to NAME.log and takes its answers from the
-folder NAME.answers: for each call the first file whose pattern (its first line) is in the
-arguments is used up; the rest of it is printed and its second line is the exit code.
-"""
+"""Launchers against programs that record their arguments and answer from a list."""
 
 from __future__ import annotations
 
-import json
 import os
-import pathlib
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import jsonschema
 import pytest
 import schemas
+from stand_ins import LAUNCH
+from stand_ins import Stubs
 import yaml
 
-LAUNCH = pathlib.Path(__file__).resolve().parents[2] / "launch"
 RUN = ("python", "-m", "lamd_jax.main", "--config.name=a b", "--workdir=gs://b/sky")
-
-_STUB = f"""#!{sys.executable}
-import json, pathlib, sys
-me = pathlib.Path(sys.argv[0])
-with open(f"{{me}}.log", "a") as log:
-  log.write(json.dumps(sys.argv[1:]) + "\\n")
-if me.name == "kubectl" and "-f" in sys.argv:
-  sys.stdin.read()
-for answer in sorted(pathlib.Path(f"{{me}}.answers").iterdir()):
-  pattern, code, text = answer.read_text().split("\\n", 2)
-  if pattern in " ".join(sys.argv[1:]):
-    answer.unlink()
-    print(text, end="")
-    sys.exit(int(code))
-"""
-
-
-class Stubs:
-  """Programs in a folder of their own, in front of the PATH."""
-
-  def __init__(self, folder):
-    self.folder = folder
-
-  def add(self, name, *answers):
-    """`answers`: (part of the arguments, exit code, output), each used once."""
-    path = self.folder / name
-    path.write_text(_STUB)
-    path.chmod(0o755)
-    (self.folder / f"{name}.answers").mkdir()
-    for i, (pattern, code, text) in enumerate(answers):
-      file = self.folder / f"{name}.answers" / f"{i:02}"
-      file.write_text(f"{pattern}\n{code}\n{text}")
-
-  def calls(self, name):
-    log = self.folder / f"{name}.log"
-    return [json.loads(x) for x in log.read_text().splitlines()] if log.exists() else []
-
-  def launch(self, script, *args, **environment):
-    return subprocess.run(
-      [str(LAUNCH / script), *args],
-      env={
-        "PATH": f"{self.folder}:{os.environ['PATH']}",
-        "LAMD_POLL_SECONDS": "0",
-        **environment,
-      },
-      capture_output=True,
-      text=True,
-      timeout=60,
-      check=False,
-    )
 
 
 @pytest.fixture
@@ -131,30 +77,52 @@ def test_gpu_host_gives_up_after_so_many_restarts(stubs, tmp_path):
   assert starts() == 3
 
 
-def test_gpu_host_passes_sigterm_on_and_does_not_start_again():
-  code = (
-    "import signal, sys, time\n"
-    "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(.2), sys.exit(75)))\n"
-    "print('ready', flush=True)\n"
-    "time.sleep(30)\n"
-  )
-  launcher = subprocess.Popen(
-    [str(LAUNCH / "gpu_host.sh"), "--", sys.executable, "-c", code],
-    stdout=subprocess.PIPE,
-    text=True,
-  )
-  try:
+_SAVES_WHEN_TOLD_TO_STOP = """
+import signal, sys, time
+def stop(*_):
+  print("told", flush=True)
+  time.sleep(.4)
+  print("saved", flush=True)
+  sys.exit(75)
+signal.signal(signal.SIGTERM, stop)
+print("ready", flush=True)
+time.sleep(30)
+"""
+
+
+@pytest.mark.parametrize(
+  "send, number, times",
+  [(os.kill, signal.SIGTERM, 1), (os.killpg, signal.SIGINT, 1),
+   (os.killpg, signal.SIGHUP, 2)],
+  ids=["TERM", "Ctrl-C", "closed terminal"],
+)  # fmt: skip
+def test_gpu_host_told_to_stop_lets_the_run_save(stubs, send, number, times):
+  command = (sys.executable, "-c", _SAVES_WHEN_TOLD_TO_STOP)
+  with stubs.started("gpu_host.sh", "--", *command) as launcher:
     assert launcher.stdout.readline() == "ready\n"
-    launcher.terminate()
+    for _ in range(times):
+      send(launcher.pid, number)
+      time.sleep(0.1)
     assert launcher.wait(20) == 75
-    assert launcher.stdout.read() == ""
-  finally:
-    launcher.kill()
+    assert launcher.stdout.read() == "told\nsaved\n"  # once, and no second "ready"
+
+
+def test_gpu_host_told_to_stop_as_the_run_leaves_with_75_does_not_start_again(
+  stubs, tmp_path
+):
+  command, starts = _counting(tmp_path, (75, 0))
+  tell = "import os, signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+  tell += "os.kill(os.getppid(), signal.SIGINT)\n"
+  command = (*command[:2], tell + command[2])
+  with stubs.started("gpu_host.sh", "--", *command) as launcher:
+    assert launcher.wait(20) == 75
+  assert starts() == 1
 
 
 # TPU pod.
 
 POD = ("--name", "sky", "--zone", "z", "--type", "v5litepod-32", "--spot")
+NONE = "ERROR: (gcloud.alpha...describe) NOT_FOUND: Resource ... was not found.\n"
 
 
 def _verbs(calls):
@@ -165,10 +133,10 @@ def _verbs(calls):
 def test_pod_is_asked_for_waited_for_and_goes_on_after_75(stubs):
   stubs.add(
     "gcloud",
-    ("describe", 1, ""),  # there is none
+    ("describe", 1, NONE),
     ("describe", 0, "WAITING_FOR_RESOURCES\n"),
     ("describe", 0, "ACTIVE\n"),
-    ("--command=pip", 0, ""),
+    ("pip", 0, ""),
     ("ssh", 75, ""),
     ("describe", 0, "ACTIVE\n"),
     ("ssh", 0, ""),
@@ -178,12 +146,13 @@ def test_pod_is_asked_for_waited_for_and_goes_on_after_75(stubs):
   calls = stubs.calls("gcloud")
   assert _verbs(calls) == [
     "describe", "create", "describe", "describe", "ssh", "ssh", "describe", "ssh",
-    "delete",
+    "ssh", "delete",
   ]  # fmt: skip
   create = calls[1]
   for flag in ("--spot", "--zone=z", "--node-id=sky", "--accelerator-type=v5litepod-32"):
     assert flag in create
-  runs = [c for c in calls if "ssh" in c][1:]
+  setup, *runs = [c for c in calls if "ssh" in c]
+  assert "pip" in setup[-1] and runs.pop(1) == setup
   assert runs[0] == runs[1] and "--worker=all" in runs[0]  # resumed by the same command
   assert r"--config.name=a\ b" in runs[0][-1]
 
@@ -195,7 +164,7 @@ def test_pod_that_is_taken_away_is_asked_for_anew(stubs):
     ("ssh", 255, ""),  # the workers are gone
     ("describe", 0, "SUSPENDED\n"),  # why ssh failed
     ("describe", 0, "SUSPENDED\n"),  # not to be waited for
-    ("describe", 1, ""),
+    ("describe", 1, NONE),
     ("describe", 0, "ACTIVE\n"),
   )
   done = stubs.launch("tpu_pod.sh", *POD, "--keep", "--", *RUN)
@@ -213,6 +182,57 @@ def test_pod_whose_run_fails_is_not_started_again(stubs):
   )  # fmt: skip
   assert stubs.launch("tpu_pod.sh", *POD, "--", *RUN).returncode == 2
   assert _verbs(stubs.calls("gcloud")).count("ssh") == 1
+
+
+def test_pod_whose_state_cannot_be_asked_is_asked_again(stubs):
+  stubs.add(
+    "gcloud",
+    ("describe", 1, "UNAVAILABLE\n"),  # not "there is none": not created
+    ("describe", 0, "ACTIVE\n"),
+    ("ssh", 2, ""),
+    ("describe", 1, "UNAVAILABLE\n"),  # not "taken away": not started again
+    ("describe", 0, "ACTIVE\n"),
+  )
+  done = stubs.launch("tpu_pod.sh", *POD, "--", *RUN)
+  assert done.returncode == 2 and done.stderr.count("again: UNAVAILABLE") == 2
+  assert _verbs(stubs.calls("gcloud")) == [
+    "describe", "describe", "ssh", "describe", "describe", "delete",
+  ]  # fmt: skip
+
+
+def test_pod_that_an_earlier_launcher_asked_for_is_set_up_once(stubs, tmp_path):
+  setup = "set -e\necho \"it's $((1 + 1))\" >> log\ntest -e network\necho done >> log\n"
+  worker = tmp_path / "worker"
+  worker.mkdir()
+
+  def set_up(text):
+    """What ssh is given before RUN, run on a worker: its exit code."""
+    stubs.launch("tpu_pod.sh", *POD, "--setup", text, "--keep", "--", *RUN)
+    before, run = [c for c in stubs.calls("gcloud") if "ssh" in c][-2:]
+    assert "lamd_jax.main" in run[-1]
+    shell = ["bash", "-c", before[-1].removeprefix("--command=")]
+    return subprocess.run(shell, cwd=worker, check=False).returncode
+
+  stubs.add("gcloud", *[("describe", 0, "ACTIVE\n")] * 4)
+  log = worker / "log"
+  assert set_up(setup) == 1 and log.read_text() == "it's 2\n"  # failed: not done
+  (worker / "network").touch()
+  assert set_up(setup) == 0 and log.read_text() == "it's 2\nit's 2\ndone\n"
+  assert set_up(setup) == 0 and log.read_text().count("done") == 1
+  assert set_up("echo more >> log") == 0 and log.read_text().endswith("done\nmore\n")
+  assert "create" not in _verbs(stubs.calls("gcloud"))
+
+
+def test_pod_that_is_left_says_how_to_delete_it(stubs):
+  gcloud = stubs.folder / "gcloud"
+  gcloud.write_text('#!/bin/sh\n[ "$4" = queued-resources ] && echo ACTIVE && exit\n'
+                    "echo ready\nexec sleep 30\n")  # fmt: skip
+  gcloud.chmod(0o755)
+  with stubs.started("tpu_pod.sh", *POD, "--", *RUN) as launcher:
+    assert launcher.stdout.readline() == "ready\n"
+    os.killpg(launcher.pid, signal.SIGINT)
+    assert launcher.wait(20) == 130
+    assert "queued-resources delete sky --zone=z" in launcher.stderr.read()
 
 
 # SLURM.
@@ -288,9 +308,24 @@ def test_jobset_that_fails_is_not_applied_anew(stubs):
 # SkyPilot.
 
 
+# As sky 0.14.1 prints it: two blanks at least between columns.
+QUEUE = """\
+Fetching managed job statuses...
+Managed jobs (showing in-progress jobs only)
+In progress tasks: 4 RUNNING
+ID  TASK  NAME      REQUESTED   SUBMITTED  TOT. DURATION  STATUS
+12  -     sky-long  1x[H100:8]  1 hr ago   1h             RUNNING
+9   -     my-sky    1x[sky]     1 hr ago   1h             RUNNING
+7   -     sky two   1x[H100:8]  1 hr ago   1h             RUNNING
+4         pipe      -           1 hr ago   1h             RUNNING (task: 0)
+ ↳  0     sky       1x[H100:8]  1 hr ago   1h             RUNNING
+"""
+
+
 def test_skypilot_launches_once_and_its_task_fits_the_schema(stubs):
-  stubs.add("sky", ("jobs queue", 0, "ID\n"), ("jobs launch", 0, ""),
-            ("jobs queue", 0, "ID\n3 sky RUNNING\n"))  # fmt: skip
+  mine = "3   -     sky       1x[H100:8]  1 hr ago   1h             PENDING\n"
+  stubs.add("sky", ("jobs queue", 0, QUEUE), ("jobs launch", 0, ""),
+            ("jobs queue", 0, QUEUE + mine))  # fmt: skip
   flags = ("--name", "sky", "--bucket", "b", "--nodes", "2")
   for _ in range(2):
     assert stubs.launch("skypilot.sh", *flags, "--", *RUN).returncode == 0
@@ -299,6 +334,22 @@ def test_skypilot_launches_once_and_its_task_fits_the_schema(stubs):
   assert launches[0][-1] == "launch/skypilot.yaml" and "2" in launches[0]
   task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
   jsonschema.validate(task, schemas.SKYPILOT)
+
+
+def test_skypilot_finds_the_name_where_the_queue_has_more_columns(stubs):
+  queue = "ID  TASK  WORKSPACE  NAME  REQUESTED\n3   -     default    sky   1x[H100:8]\n"
+  stubs.add("sky", ("jobs queue", 0, queue))
+  flags = ("--name", "sky", "--bucket", "b")
+  assert "left alone" in stubs.launch("skypilot.sh", *flags, "--", *RUN).stderr
+  assert [call[1] for call in stubs.calls("sky")] == ["queue"]
+
+
+@pytest.mark.parametrize("code, said", [(1, "no server"), (0, "Failed to query")])
+def test_skypilot_launches_nothing_while_the_queue_is_unknown(stubs, code, said):
+  stubs.add("sky", ("jobs queue", code, said))
+  done = stubs.launch("skypilot.sh", "--name", "s", "--bucket", "b", "--", *RUN)
+  assert done.returncode and said in done.stderr
+  assert [call[1] for call in stubs.calls("sky")] == ["queue"]
 
 
 @pytest.mark.parametrize(
