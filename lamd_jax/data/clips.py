@@ -34,6 +34,25 @@ def span(frames: int, stride: int, sampling: str, pad_last: bool) -> int:
   return frames if sampling in WHOLE else (frames - 1) * stride + 1
 
 
+def spacing(
+  n_frames: np.ndarray, frames: int, stride: int, sampling: str, pad_last: bool
+) -> float:
+  """Returns how many source frames a clip goes on at each of its own, on average.
+
+  That of the median video where a clip spans the whole of it; 0 if none of n_frames [V]
+  is long enough.
+  """
+  if sampling == "mage10":
+    return 1.5 * _MAGE_INTERVAL  # its speed is drawn, evenly, up to twice as fast
+  if sampling not in WHOLE:
+    return float(stride)
+  usable = n_frames[n_frames >= span(frames, stride, sampling, pad_last)]
+  if not len(usable):
+    return 0.0
+  # At least 1: what a shorter video lacks is its last frame, repeated.
+  return max((float(np.median(usable)) - 1) / max(frames - 1, 1), 1.0)
+
+
 def training_table(
   n_frames: np.ndarray, frames: int, stride: int, sampling: str, pad_last: bool
 ) -> ClipTable:

@@ -247,6 +247,8 @@ def _picture(path: str) -> np.ndarray:
   try:
     with Image.open(path) as picture:
       upright = ImageOps.exif_transpose(picture)
+      if upright.mode.startswith("I;16"):  # "L" would clip it, see frame_folder.rgb
+        return frame_folder.rgb(upright)[..., 0]
       if upright.has_transparency_data:  # what is not painted is not edited
         black = Image.new("RGBA", upright.size, "black")
         upright = Image.alpha_composite(black, upright.convert("RGBA"))

@@ -32,6 +32,12 @@ def names(folder: str | os.PathLike[str]) -> list[str]:
   return sorted(filter(is_image, os.listdir(folder)), key=natural_key)
 
 
+def size(folder: str | os.PathLike[str]) -> int:
+  """Returns the bytes of all images of a folder."""
+  with os.scandir(folder) as found:
+    return sum(file.stat().st_size for file in found if is_image(file.name))
+
+
 def gaps(images: Sequence[str]) -> int:
   """Counts the places where frame numbers skip. Playback runs across them."""
   numbers = [_NUMBERS.findall(os.path.splitext(name)[0]) for name in images]

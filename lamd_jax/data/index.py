@@ -3,7 +3,8 @@
 
 `.lamd_index.jsonl` lies in the folder itself, or in the user's cache where that cannot
 be written. It is replaced as a whole and brought up to date by size and time of change,
-then by hash, so only new bytes are decoded. Bad files stay in it, with the reason.
+then by hash, so only new bytes are decoded. Bad files stay in it, with the reason. A
+build that is interrupted leaves what it knows, and the next one goes on from there.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import json
 import os
 import pathlib
 import sys
+import threading
 import time
 
 from absl import logging
 import av
 
+from lamd_jax.data import frame_folder
 from lamd_jax.data import probe
 from lamd_jax.data.records import Entry, Item
 
@@ -28,6 +31,7 @@ NAME = ".lamd_index.jsonl"
 _HEADER = {"format": "lamd_index", "version": 1}
 _STALE_LOCK = 120.0  # seconds without a sign of life
 _PROGRESS = 2.0  # seconds between two lines
+_STORE = 60.0  # seconds of decoding that a killed build loses at most
 
 
 def paths(root: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
@@ -38,17 +42,27 @@ def paths(root: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
   return root / NAME, cache / "lamd_jax" / "index" / f"{key}.jsonl"
 
 
+def found(root: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the indexes of `root` that there are, the one written last first.
+
+  Both are there where a folder became read-only, or writable, after the first build.
+  """
+  times = {}
+  for path in paths(root):
+    with contextlib.suppress(OSError):
+      times[path] = path.stat().st_mtime_ns
+  return sorted(times, key=times.__getitem__, reverse=True)
+
+
 def load(root: pathlib.Path) -> dict[str, Entry]:
   """Returns the stored entries by path; none if there is no index or it is damaged."""
-  for path in paths(root):
+  for path in found(root):
     try:
       lines = path.read_text("utf-8").splitlines()
       if json.loads(lines[0])["version"] != _HEADER["version"]:
         continue
       entries = [_entry(json.loads(line)) for line in lines[1:]]
       return {entry.path: entry for entry in entries}
-    except FileNotFoundError:
-      continue
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
       logging.warning("index %s is damaged (%s): built again", path, error)
   return {}
@@ -80,7 +94,7 @@ def _write(root: pathlib.Path, entries: Sequence[Entry]) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def _lock(root: pathlib.Path) -> Iterator[pathlib.Path | None]:
+def _lock(root: pathlib.Path) -> Iterator[None]:
   """One host builds, the others wait for it; a dead host's lock is taken over."""
   path = root / (NAME + ".lock")
   held = None
@@ -99,11 +113,25 @@ def _lock(root: pathlib.Path) -> Iterator[pathlib.Path | None]:
       time.sleep(0.2)
     except OSError:
       break  # the folder cannot be written: everyone builds in a cache of their own
+  if held is None:
+    yield
+    return
+  done = threading.Event()
+  # A thread of its own: a large file can decode for longer than a lock may be silent.
+  beat = threading.Thread(target=_beat, args=(held, done), daemon=True)
+  beat.start()
   try:
-    yield held
+    yield
   finally:
-    if held is not None:
-      held.unlink(missing_ok=True)
+    done.set()
+    beat.join()
+    held.unlink(missing_ok=True)
+
+
+def _beat(lock: pathlib.Path, done: threading.Event) -> None:
+  while not done.wait(_STALE_LOCK / 4):
+    with contextlib.suppress(OSError):
+      os.utime(lock)
 
 
 def _signature(root: pathlib.Path, item: Item) -> tuple[int, int]:
@@ -115,12 +143,25 @@ def _signature(root: pathlib.Path, item: Item) -> tuple[int, int]:
     return -1, 0
 
 
-def _stale(root: pathlib.Path, items: Sequence[Item], known: Mapping[str, Entry]):
-  """Returns the items whose files are new or changed."""
+def _bytes(root: pathlib.Path, item: Item) -> int:
+  """Returns how much there is to decode, 0 if it is gone."""
+  try:
+    path = root / item.path
+    return frame_folder.size(path) if item.kind == "frames" else path.stat().st_size
+  except OSError:
+    return 0
+
+
+def _stale(
+  root: pathlib.Path, items: Sequence[Item], known: Mapping[str, Entry], again: bool
+) -> list[Item]:
+  """Returns the items whose files are new or changed, or failed by chance."""
 
   def fresh(item: Item) -> bool:
     entry = known.get(item.path)
-    return entry is not None and (entry.size, entry.mtime_ns) == _signature(root, item)
+    if entry is None or (again and probe.by_chance(entry.error)):
+      return False
+    return (entry.size, entry.mtime_ns) == _signature(root, item)
 
   # A file that holds many videos is decoded once.
   once = {item.path: item for item in items}
@@ -140,30 +181,72 @@ def _part(entry: Entry, item: Item) -> Entry:
 
 
 def build(
-  root: pathlib.Path, items: Sequence[Item], timeout: float = probe.TIMEOUT
+  root: pathlib.Path,
+  items: Sequence[Item],
+  timeout: float = probe.TIMEOUT,
+  again: bool = False,
 ) -> list[Entry]:
   """Returns an entry per item, decoding what is new, and stores the index.
 
   The index has one line a file; what a source says of an item (split, label, caption,
   frames) is taken afresh every time.
+
+  Args:
+    root: the folder.
+    items: what a source lists in it.
+    timeout: seconds that a file may take, beside one for each megabyte.
+    again: whether files that took too long or ended their process are tried again.
+      Tools do so; training does not, whose hosts must all see the same videos, and
+      which opens its data many times.
   """
   known = load(root)
-  stored = list(known.values())
-  if _stale(root, items, known):
-    with _lock(root) as lock:
+  if _stale(root, items, known, again):
+    with _lock(root):
       known = load(root)  # another process may have built it meanwhile
-      stored = list(known.values())
-      known |= _probe(root, _stale(root, items, known), known, lock, timeout)
-  whole = (item._replace(start=0, count=0) for item in items)
-  lines = {item.path: _part(known[item.path], item) for item in whole}
-  if list(lines.values()) != stored:
-    _store(root, list(lines.values()))
+      _decode(root, items, known, timeout, again)
+  else:
+    _store(root, items, known, list(known.values()))
   return [_part(known[item.path], item) for item in items]
 
 
-def _store(root: pathlib.Path, entries: Sequence[Entry]) -> None:
+def _decode(
+  root: pathlib.Path,
+  items: Sequence[Item],
+  known: dict[str, Entry],
+  timeout: float,
+  again: bool,
+) -> None:
+  """Brings `known` up to date and stores it, now and then and at the end."""
+  stored = list(known.values())
+  stale = _stale(root, items, known, again)
+  last = time.monotonic()
+  # Kept apart to the end: whoever ends this program may have ended a worker first.
+  failed: dict[str, Entry] = {}
   try:
-    path = _write(root, entries)
+    for entry in _probe(root, stale, known, timeout):
+      (failed if probe.by_chance(entry.error) else known)[entry.path] = entry
+      if time.monotonic() - last > _STORE:
+        _store(root, items, known, stored)
+        last = time.monotonic()
+    known.update(failed)
+  finally:
+    # Also when interrupted, and before the lock is given up: who waits finds it.
+    _store(root, items, known, stored)
+
+
+def _store(
+  root: pathlib.Path,
+  items: Sequence[Item],
+  known: Mapping[str, Entry],
+  stored: Sequence[Entry],
+) -> None:
+  """Writes what is known of the items, unless it is what is stored."""
+  whole = (item._replace(start=0, count=0) for item in items if item.path in known)
+  lines = {item.path: _part(known[item.path], item) for item in whole}
+  if list(lines.values()) == stored:
+    return
+  try:
+    path = _write(root, list(lines.values()))
   except OSError as error:
     logging.warning("index of %s not stored, it will be built again: %s", root, error)
     return
@@ -175,10 +258,9 @@ def _probe(
   root: pathlib.Path,
   items: Sequence[Item],
   known: Mapping[str, Entry],
-  lock: pathlib.Path | None,
   timeout: float,
-) -> dict[str, Entry]:
-  found: dict[str, Entry] = {}
+) -> Iterator[Entry]:
+  """Yields an entry per item, as they are decoded."""
   signatures = [_signature(root, item) for item in items]
   requests = []
   for item in items:
@@ -191,24 +273,21 @@ def _probe(
     })  # fmt: skip
   last = time.monotonic()
   bad = 0
-  sizes = [max(size, 0) for size, _ in signatures]
-  for position, facts in probe.probe_all(requests, sizes, timeout):
+  sizes = [_bytes(root, item) for item in items]
+  results = probe.probe_all(requests, sizes, timeout)
+  for count, (position, facts) in enumerate(results, 1):
     item, (size, mtime_ns) = items[position], signatures[position]
     if facts.pop("unchanged", False):
       entry = known[item.path]._replace(size=size, mtime_ns=mtime_ns)
     else:
       fields = {**item._asdict(), **facts, "size": size, "mtime_ns": mtime_ns}
       entry = _entry(fields)
-    found[item.path] = entry
     bad += bool(entry.error)
-    if time.monotonic() - last > _PROGRESS or len(found) == len(items):
+    if time.monotonic() - last > _PROGRESS or count == len(items):
       last = time.monotonic()
       # Not by the log, which users silence: this can take minutes.
       print(
-        f"index {root}: {len(found)} of {len(items)} decoded, {bad} bad",
+        f"index {root}: {count} of {len(items)} decoded, {bad} bad",
         file=sys.stderr, flush=True,
       )  # fmt: skip
-      if lock is not None:
-        with contextlib.suppress(OSError):
-          os.utime(lock)
-  return found
+    yield entry

@@ -323,15 +323,25 @@ def fingerprint(data_config: ConfigDict, split: str) -> str:
 def fps(data_config: ConfigDict) -> float:
   """Returns the rate at which clips are shown, frames a second.
 
-  The source's own rate over the stride where it is known without reading the data (a
-  world, an index that was built), else `data.fps`.
+  The source's own rate over what a clip goes on at each frame, the stride or, where it
+  spans the whole video, the spacing in the median one. Where they are not known without
+  reading the data (a world, an index that was built), `data.fps`.
   """
-  source, stored = data_config.source, 0.0
+  config, source, stored = data_config, data_config.source, 0.0
+  n_frames: list[int] = []
+  whole = config.sampling in clip_tables.WHOLE
   if source == "procedural":
-    stored = procedural.world(data_config.world, data_config.world_mode).fps
+    stored = procedural.world(config.world, config.world_mode).fps
+    n_frames = [clip_tables.span(config.frames, config.stride, "random", False)]
   elif source == "array_record":
-    stored = array_record.stored_fps(data_config)
-  elif source in registry.SCAN and data_config.root:
-    entries = index.load(pathlib.Path(data_config.root).expanduser()).values()
+    stored = array_record.stored_fps(config)
+    n_frames = array_record.lengths(config) if whole and stored else []
+  elif source in registry.SCAN and config.root:
+    entries = index.load(pathlib.Path(config.root).expanduser()).values()
     stored = statistics.median([e.fps for e in entries if e.fps] or [0.0])
-  return stored / data_config.stride if stored else data_config.fps
+    if source not in registry.MANY:
+      n_frames = [e.n_frames for e in entries if e.n_frames]
+  spacing = clip_tables.spacing(
+    np.array(n_frames), config.frames, config.stride, config.sampling, config.pad_last
+  )
+  return stored / spacing if stored and spacing else config.fps

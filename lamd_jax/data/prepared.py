@@ -135,7 +135,8 @@ def plan(config: ConfigDict, split: str, clips_a_shard: int) -> Plan:
     )
   opened = _open(config, split)
   videos, table = opened.videos, opened.table
-  need = clips.span(config.frames, config.stride, config.sampling, config.pad_last)
+  manner = (config.frames, config.stride, config.sampling, config.pad_last)
+  need, spacing = clips.span(*manner), clips.spacing(videos.n_frames, *manner)
   left_out = []
   for video in np.flatnonzero(videos.n_frames < max(need, 1)):
     count = int(videos.n_frames[video])
@@ -152,7 +153,8 @@ def plan(config: ConfigDict, split: str, clips_a_shard: int) -> Plan:
   )
   return Plan(
     split, opened.digest, len(lines), -(-len(lines) // clips_a_shard),
-    videos.fps / config.stride, lines, len(videos.n_frames), tuple(left_out),
+    videos.fps / spacing if spacing else 0.0, lines, len(videos.n_frames),
+    tuple(left_out),
   )  # fmt: skip
 
 

@@ -21,8 +21,17 @@ from lamd_jax.data import frame_folder
 from lamd_jax.data import softmotion
 from lamd_jax.data import video_file
 
-# A file gets this long and a second more for each megabyte.
+# A file, or a folder of images, gets this long and a second more for each megabyte.
 TIMEOUT = 60.0
+
+# Beginnings of errors that say nothing of the bytes. Indexes hold them: they stay.
+_EXPIRED = "not decoded within"
+_ENDED = "ended the process that decoded it"
+
+
+def by_chance(error: str) -> bool:
+  """Whether a file could be decoded another time: with more time, or more memory."""
+  return error.startswith((_EXPIRED, _ENDED))
 
 
 def _sha256(path: str, kind: str) -> str:
@@ -88,8 +97,9 @@ class _Process:
       return json.loads(answer)
     self.close()
     if expired.is_set():
-      return {"error": f"not decoded within {timeout:.0f} s"}
-    return {"error": "ended the process that decoded it"}
+      again = "see --timeout of lamd_jax.tools.index"
+      return {"error": f"{_EXPIRED} {timeout:.0f} s, {again}"}
+    return {"error": f"{_ENDED}, lamd_jax.tools.index tries again"}
 
   def _start(self) -> subprocess.Popen:
     package = pathlib.Path(__file__).resolve().parents[2]

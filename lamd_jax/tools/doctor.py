@@ -66,7 +66,7 @@ def _report_files(root: pathlib.Path, source: str) -> bool:
     print(f"problem {root} holds nothing that data.source={source} can read")
     print(f"expected:\n{layouts.expected_tree(source)}")
     return False
-  entries = index.build(root, listing.items)
+  entries = index.build(root, listing.items, again=True)
   good = [entry for entry in entries if not entry.error]
   bad = [entry for entry in entries if entry.error]
   splits = Counter(entry.split or "drawn by hash" for entry in entries)

@@ -2,8 +2,9 @@
 """Builds the clip index of a folder: python -m lamd_jax.tools.index DIR.
 
 Decodes every new or changed video once, in processes of their own, and writes
-DIR/.lamd_index.jsonl. Training builds it by itself; this does it ahead of time. Exit
-code 3 if there is no readable video.
+DIR/.lamd_index.jsonl. Training builds it by itself; this does it ahead of time, and
+tries again what took too long before or ended its process. Exit code 3 if there is no
+readable video.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def run(folder: str, source: str, timeout: float) -> list[Entry]:
     raise DataError(f"{root} holds no video that data.source={source} can read")
   for note in listing.notes:
     print(note)
-  entries = index.build(root, listing.items, timeout)
+  entries = index.build(root, listing.items, timeout, again=True)
   bad = [entry for entry in entries if entry.error]
   for entry in bad:
     print(f"bad: {entry.path}: {entry.error}")
@@ -48,7 +49,7 @@ def run(folder: str, source: str, timeout: float) -> list[Entry]:
     f"{len(entries)} videos ({', '.join(f'{n} {s}' for s, n in sorted(splits.items()))}),"
     f" {len(bad)} bad, {sum(e.n_frames for e in entries)} frames"
   )
-  print(f"index: {next((p for p in index.paths(root) if p.exists()), 'not stored')}")
+  print(f"index: {next(iter(index.found(root)), 'not stored')}")
   if len(bad) == len(entries):
     raise DataError(f"{root}: none of the {len(entries)} videos can be read")
   return entries

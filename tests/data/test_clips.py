@@ -116,3 +116,23 @@ def test_mage10_by_hand():
 def test_padded_linspace_repeats_the_last_frame():
   table = clips.training_table(np.array([3]), 5, 1, "linspace", True)
   assert clips.frame_indices(table, 0, 3, 0.5).tolist() == [0, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+  ("sampling", "n_frames", "expected"),
+  [
+    ("random", [300], 7), ("tile", [], 7), ("mage10", [], 4.5),
+    # 299 steps of the median video in 15 of the clip; 3 frames are no clip.
+    ("linspace", [3, 100, 300, 310], 299 / 15), ("jittered", [300], 299 / 15),
+    ("very_random", [300, 0], 299 / 15), ("linspace", [16], 1), ("very_random", [5], 1),
+    ("linspace", [3], 0), ("linspace", [], 0),
+  ],
+)  # fmt: skip
+def test_spacing(sampling, n_frames, expected):
+  found = clips.spacing(np.array(n_frames), 16, 7, sampling, False)
+  assert found == pytest.approx(expected)
+
+
+def test_spacing_of_padded_clips():
+  assert clips.spacing(np.array([3, 3, 31]), 16, 7, "linspace", True) == 1
+  assert clips.spacing(np.array([9, 1]), 1, 7, "linspace", False) == 4

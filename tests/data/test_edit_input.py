@@ -145,6 +145,18 @@ def test_transparent_parts_of_a_mask_stay(tmp_path, make):
   assert (next(edit_input.mask_frames(mask, video))[..., 0] == _half(24, 32) // 255).all()
 
 
+def test_a_mask_of_16_bits_is_scaled(tmp_path, make):
+  video = edit_input.probe(make.video(tmp_path / "v.mkv", 2))
+  grey = np.zeros((24, 32), np.uint16)
+  grey[:, 8:16], grey[:, 16:24], grey[:, 24:] = 10_000, 40_000, 65_535
+  Image.fromarray(grey).save(tmp_path / "m.png")
+  mask = edit_input.open_mask(tmp_path / "m.png", video)
+  assert mask.still.dtype == np.uint8
+  assert mask.still[0, ::8].tolist() == [0, 39, 156, 255]
+  got = next(edit_input.mask_frames(mask, video))[..., 0]
+  assert (got == _half(24, 32) // 255).all()
+
+
 def test_a_mask_video_goes_frame_by_frame(tmp_path, make):
   video = edit_input.probe(make.video(tmp_path / "v.mkv", 7))
   frames = np.zeros((7, 48, 64, 3), np.uint8)

@@ -69,6 +69,15 @@ def test_labels_reach_the_batch_and_starts_stay_inside(tree, make, data_config):
         assert numbers[-1] <= 9 or (numbers[0] >= 12 and numbers[-1] <= 39)
 
 
+def test_rate_of_clips_that_span_a_repetition_is_the_config_s(tree, data_config):
+  # The index has the length of a file, of which a repetition is a small part.
+  data_config.update(source="natops", frames=8)
+  pipeline.check(data_config, "train")
+  assert pipeline.fps(data_config) == 20
+  data_config.sampling = "linspace"
+  assert pipeline.fps(data_config) == data_config.fps
+
+
 def test_splits_are_by_subject():
   items = {s: natops._item("x", "video", 1, s).split for s in range(1, SUBJECTS + 1)}
   assert [s for s in items if items[s] == "train"] == [3, 4, 8, 9, 12, 13, 15, 17, 19, 20]

@@ -272,6 +272,31 @@ def test_rate_falls_back_to_the_config_without_data(files_config):
   assert pipeline.fps(files_config) == 5.0
 
 
+@pytest.mark.parametrize(
+  ("sampling", "rate"),
+  # 8 frames a second; 8 steps of a video of 9 frames lie in 3 of a clip.
+  [("linspace", 3.0), ("jittered", 3.0), ("mage10", 8 / 4.5), ("random", 4.0)],
+)
+def test_rate_of_clips_that_span_the_video(files_config, sampling, rate):
+  files_config.update(sampling=sampling, stride=2)
+  assert pipeline.fps(files_config) == 5.0  # no index yet
+  pipeline.check(files_config, "train")
+  assert pipeline.fps(files_config) == pytest.approx(rate)
+
+
+def test_rate_of_stored_clips_that_span_the_video(clips_config):
+  # Lengths 6 to 17, median 11.5; 10.5 steps lie in 3 of a clip, 8 frames a second.
+  clips_config.sampling = "linspace"
+  assert pipeline.fps(clips_config) == pytest.approx(8 / (10.5 / 3))
+  clips_config.root = "/no/such"
+  assert pipeline.fps(clips_config) == 5.0
+
+
+def test_rate_of_a_world_spread_over_the_video(data_config):
+  data_config.update(source="procedural", stride=2, sampling="linspace")
+  assert pipeline.fps(data_config) == 4.0  # as long as a clip: the stride is the step
+
+
 def test_experimental_grain_stays_in_one_file():
   package = pathlib.Path(lamd_jax.__file__).parent
   users = set()

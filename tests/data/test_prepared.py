@@ -229,6 +229,17 @@ def test_a_folder_holds_one_preparation(tmp_path, use, config):
     prepared.plan(config, "train", 4)
 
 
+def test_rate_of_clips_that_span_their_video(tmp_path, use, config):
+  use(NumberedVideos([21, 2, 9, 31]))
+  config.sampling = "linspace"
+  _prepare(config, tmp_path, 4)
+  # The median of those with a clip has 21 frames: 20 steps in 2, 12 a second.
+  assert array_record.load_metadata(tmp_path)["splits"]["train"]["fps"] == 1.2
+  # Every frame of what was cut is a clip: nothing is left out a second time.
+  config.update(source="array_record", root=str(tmp_path), stride=1)
+  assert pipeline.fps(config) == 1.2
+
+
 def test_a_worker_that_sees_other_videos_writes_nothing(tmp_path, use, config):
   use(NumberedVideos([20, 9]))
   plan = prepared.plan(config, "train", 4)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """python -m lamd_jax.tools.index as a user calls it."""
 
+import os
 import subprocess
 import sys
 
@@ -38,6 +39,30 @@ def test_command_names_bad_files_and_counts(tmp_path):
     capture_output=True, text=True,
   )  # fmt: skip
   assert again.stdout == done.stdout and "decoded" not in again.stderr
+
+
+def test_what_took_too_long_is_tried_again(tmp_path, capsys):
+  _video(tmp_path / "a.mp4", 5)
+  assert tool.main([str(tmp_path), "--timeout=0.01"]) == 3
+  assert "bad: a.mp4: not decoded within 0 s, see --timeout" in capsys.readouterr().out
+  assert tool.main([str(tmp_path), "--timeout=600"]) == 0
+  assert "0 bad, 5 frames" in capsys.readouterr().out
+
+
+def test_the_index_that_counts_is_named(tmp_path, capsys, monkeypatch):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  root = tmp_path / "data"
+  _video(root / "a.mp4", 5)
+  assert tool.main([str(root)]) == 0
+  cached = index.paths(root)[1]
+  cached.parent.mkdir(parents=True)
+  (root / index.NAME).rename(cached)
+  (root / index.NAME).write_text("older")
+  os.utime(root / index.NAME, (1, 1))
+  capsys.readouterr()
+  assert tool.main([str(root)]) == 0
+  output = capsys.readouterr()
+  assert f"index: {cached}" in output.out and "decoded" not in output.err
 
 
 @pytest.mark.parametrize("case", ["missing", "empty", "all bad"])

@@ -204,3 +204,11 @@ def stored_fps(config: ConfigDict) -> float:
     return 0.0
   rows: Sequence[dict[str, Any]] = list(load_metadata(folder)["splits"].values())
   return float(rows[0]["fps"]) if rows else 0.0
+
+
+def lengths(config: ConfigDict) -> list[int]:
+  """Returns the frames of each video of the split that `stored_fps` is of."""
+  folder = pathlib.Path(config.root).expanduser()
+  split = next(iter(load_metadata(folder)["splits"]))
+  text = (folder / f"{split}.jsonl").read_text("utf-8")
+  return [json.loads(line)["frames"] for line in text.splitlines()]

@@ -50,3 +50,6 @@ SCAN = {
   "davis": davis.scan,
   "csv": csv_table.scan,
 }
+
+# Those whose files can hold many videos: the index has a file's length, not theirs.
+MANY = ("bair", "natops")
