@@ -101,7 +101,7 @@ class ImageAutoencoder(nn.Module):
   def setup(self):
     if any(self.channels * mult % self.groups for mult in self.channel_mult):
       raise ConfigError(
-        f"model.autoencoder.channels is {self.channels} and groups {self.groups};"
+        f"model.image_autoencoder.channels is {self.channels} and groups {self.groups};"
         f" channels * {tuple(self.channel_mult)} must be multiples of groups"
       )
     sizes = (self.channels, tuple(self.channel_mult), self.res_blocks)

@@ -33,16 +33,12 @@ def initial(shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
 
 
 def measured(extras: Statistics, z: jax.Array, momentum: float) -> dict[str, jax.Array]:
-  """Returns `extras` with the statistics of z [B,T,h,w,c] taken in.
-
-  The first batch counts in full, the n-th by 1/n, until that is below `momentum`.
-  """
+  """Returns `extras` with the statistics of z [B,T,h,w,c] taken in."""
   count = extras[COUNT] + 1
-  share = jnp.maximum(momentum, 1 / count)
   old = latent_norm.Moments(extras[MEAN], extras[VARIANCE])
   mean = z.mean((0, 1))
   new = latent_norm.Moments(mean, jnp.square(z - mean).mean((0, 1, 2, 3)))
-  found = latent_norm.running(old, new, share)
+  found = latent_norm.running(old, new, latent_norm.share(count, momentum))
   return {**extras, MEAN: found.mean, VARIANCE: found.variance, COUNT: count}
 
 

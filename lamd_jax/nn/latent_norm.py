@@ -39,6 +39,15 @@ def running(old: Moments, new: Moments, momentum: float) -> Moments:
   return Moments(*(a + momentum * (b - a) for a, b in zip(old, new)))
 
 
+def share(count: jax.Array, momentum: float) -> jax.Array:
+  """How much the count-th batch moves running moments.
+
+  The first counts in full, the n-th by 1/n, until that is below `momentum`: so that
+  moments are the data's also after few batches.
+  """
+  return jnp.maximum(momentum, 1 / count)
+
+
 def _none(z: jax.Array, of: Moments) -> jax.Array:
   return z
 

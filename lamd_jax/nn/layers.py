@@ -79,6 +79,8 @@ class GroupNorm(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     channels = x.shape[-1]
+    if channels % self.groups:  # which a reshape would mix up without a word
+      raise ValueError(f"{channels} channels are no multiple of {self.groups} groups")
     scale = self.param("scale", initializers.ones, (channels,))
     bias = self.param("bias", initializers.zeros, (channels,))
     shape = (x.shape[0], -1, self.groups, channels // self.groups)

@@ -47,7 +47,8 @@ class FurtherStage:
     alpha: changes count alpha/rank.
     """
     self._stage, self._how, self._rank = copy.copy(stage), how, rank
-    self._stage.measures = False  # statistics stay those that the weights know
+    # Statistics stay those that the weights know.
+    self._stage.measures = self._stage.measures_depth = False
     self._scale = alpha / rank if how == LORA else 0.0
     self.name = self.starts_from = stage.name
     self.frames, self.needs = stage.frames, stage.needs

@@ -111,7 +111,8 @@ class Gen1(latent_clips.LatentClips):
     """The network on groups "denoiser" and "temporal"; mode "image" needs no latter."""
     whole = params["denoiser"]
     if mode == "video":
-      whole = parameter_groups.merge(whole, params["temporal"])
+      # Without temporal layers the group is empty, and not in a checkpoint.
+      whole = parameter_groups.merge(whole, params.get("temporal", {}))
     return lambda z, t, conditions: self.unet.apply(
       {"params": whole}, z, t, conditions, mode
     )

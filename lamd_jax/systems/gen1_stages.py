@@ -115,6 +115,7 @@ class Gen1Stage(DenoiserStage):
       "embedding_mean": np.zeros(width, np.float32),
       # That of unit rows, were all channels alike.
       "embedding_variance": np.full(width, 1 / width, np.float32),
+      "embedding_count": np.zeros((), np.float32),
     }
     if self.name in STRUCTURED and model.structure.standardise:
       extras |= depth_moments.initial(system.latent_shape[1:])
@@ -198,9 +199,12 @@ class Gen1Stage(DenoiserStage):
     if self.measures:
       old = latent_norm.Moments(extras["embedding_mean"], extras["embedding_variance"])
       now = latent_norm.moments(known.embedding)
-      new = latent_norm.running(old, now, self._config.model.content.momentum)
+      count = extras["embedding_count"] + 1
+      share = latent_norm.share(count, self._config.model.content.momentum)
+      new = latent_norm.running(old, now, share)
       extras = {
-        **extras, "embedding_mean": new.mean, "embedding_variance": new.variance
+        **extras, "embedding_mean": new.mean, "embedding_variance": new.variance,
+        "embedding_count": count,
       }  # fmt: skip
     if variant == "image":
       return known.embedding.reshape(-1, known.embedding.shape[-1]), extras

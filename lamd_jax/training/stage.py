@@ -56,7 +56,8 @@ class Stage(Protocol):
   groups: tuple[str, ...]  # parameter groups, e.g. ("generator", "discriminator")
   averaged: tuple[str, ...]  # those of `groups` that keep a moving average in this run
   needs: tuple[str, ...]  # earlier stages and imported networks: keys of `frozen`
-  variants: tuple[str, ...]  # static forms of the step; one compiled step each
+  # Static forms of the step, the dearest first; one compiled step each.
+  variants: tuple[str, ...]
   # An earlier stage, or imported weights, from which this one goes on; "" for none.
   starts_from: str
   frames: int  # of a training clip

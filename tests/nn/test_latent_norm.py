@@ -59,6 +59,12 @@ def test_layer_and_l2_have_the_norms_they_promise():
   np.testing.assert_allclose(np.linalg.norm(l2, axis=-1), np.sqrt(3), rtol=1e-4)
 
 
+def test_few_batches_are_averaged_and_many_forgotten():
+  share = lambda count: float(latent_norm.share(jnp.asarray(count), 0.1))
+  assert [share(n) for n in (1, 2, 4)] == [1, 0.5, 0.25]
+  assert share(11) == share(1000) == pytest.approx(0.1)
+
+
 def test_running_moments_move_by_the_momentum_and_stop_gradients():
   old = latent_norm.Moments(jnp.zeros(3), jnp.ones(3))
   new = latent_norm.Moments(jnp.full(3, 10.0), jnp.full(3, 3.0))
