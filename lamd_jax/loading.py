@@ -16,6 +16,7 @@ from lamd_jax import hub
 from lamd_jax.errors import ConfigError
 from lamd_jax.errors import WeightsError
 from lamd_jax.modes import imported
+from lamd_jax.systems import distill_stage
 from lamd_jax.systems.registry import SYSTEMS
 from lamd_jax.training import checkpoints
 
@@ -46,8 +47,9 @@ def gather(
 ) -> tuple[ConfigDict, dict[str, Any]]:
   """Returns the config with its files found, and {stage: {"params", "extras"}}.
 
-  A run may have trained some of its stages only; what needs another says so. The files
-  of `lora` are laid over the weights.
+  A run may have trained some of its stages only; what needs another says so. `which` is
+  of the denoisers: encoders are always the averages that those were trained on. The
+  files of `lora` are laid over the weights.
 
   Raises:
     WeightsError: no stage was trained to its end, or an imported file is not there.
@@ -63,7 +65,11 @@ def gather(
         f"{workdir}: no stage is trained to its end; run --mode=train"
         f" --workdir={workdir} first"
       )
-    loaded = {s: checkpoints.load_weights(workdir / s, which, verify) for s in stages}
+    read = {n for s in system.stages() if s.name != distill_stage.NAME for n in s.needs}
+    loaded = {
+      s: checkpoints.load_weights(workdir / s, "ema" if s in read else which, verify)
+      for s in stages
+    }
     for name in imported.names(config):
       loaded[name] = imported.LOAD[name](config, workdir)
   config = config.copy_and_resolve_references()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import datetime
 import hashlib
 from importlib import metadata
@@ -25,6 +26,12 @@ from lamd_jax.errors import ConfigError
 # A change in these makes another model or another experiment; the rest may change
 # from one start of a run to the next (steps, log periods, mesh).
 _FIXED = ("system", "seed", "data", "model", "loss", "diffusion")
+# Groups that are one stage's own: fixed once it has begun.
+_OF_A_STAGE = ("prediction", "interpolation", "distill")
+# Of a stage's optimizer, what its checkpoints' arrays depend on, and how.
+_OF_ARRAYS: dict[str, Callable[[Any], Any]] = {
+  "optimizer": str, "weight_decay": bool, "ema_decay": bool
+}  # fmt: skip
 # Of these groups, what only says where or how fast the same clips are read.
 _MOVABLE = (
   "data.root", "data.depth_root", "data.num_threads", "data.num_workers",
@@ -86,8 +93,20 @@ def read(workdir: epath.Path) -> ConfigDict | None:
 def check_same(stored: ConfigDict, given: ConfigDict, workdir: epath.Path) -> None:
   """Raises ConfigError if `given` describes another experiment than `stored`."""
   old = dict(limits.leaves(stored))
+
+  def same(key: str, value: Any) -> bool:
+    group, *rest = key.split(".")
+    if group in _FIXED:
+      return key in _MOVABLE or old[key] == value
+    if group in _OF_A_STAGE:
+      return old[key] == value or not (workdir / group).exists()
+    if group == "optim" and rest[1] in _OF_ARRAYS:
+      kind = _OF_ARRAYS[rest[1]]
+      return kind(old[key]) == kind(value) or not (workdir / rest[0]).exists()
+    return True
+
   for key, value in limits.leaves(given):
-    if key.split(".")[0] in _FIXED and key not in _MOVABLE and old[key] != value:
+    if not same(key, value):
       raise ConfigError(
         f"--config.{key}={value}: the run in {workdir} was made with {old[key]};"
         " name another --workdir or leave the key as it was"

@@ -123,7 +123,7 @@ def check_sample(sample: ConfigDict, config: ConfigDict) -> None:
 # What only makes sense where a video is edited, and the value that means off.
 _EDIT = {
   "video": "", "structure_level": 0, "temporal_guidance": 1.0, "depth": "", "mask": "",
-  "start": "noise", "strength": 1.0,
+  "start": "noise", "strength": 1.0, "shared": 2,
 }  # fmt: skip
 INSTANCE = "instance:"  # a mask of held-out clips: this, and an object's number
 
@@ -280,7 +280,17 @@ def _check_animation(sample: ConfigDict, config: ConfigDict) -> None:
     )
 
 
+# What only makes sense in a video of any length, and the value that means off.
+_LONG = {"noise_level": 0, "null": "released", "overlap": 1}
+
+
 def _check_short(sample: ConfigDict, config: ConfigDict) -> None:
+  for key, off in _LONG.items():
+    if sample[key] != off:
+      raise ConfigError(
+        f"--sample.{key}={sample[key]}: is for long videos; add --sample.long=HOW or"
+        " take it out"
+      )
   if sample.guidance not in (0, 1) and config.model.text.encoder == "none":
     raise ConfigError(
       f"--sample.guidance={sample.guidance}: this run's model has no condition to be"

@@ -129,11 +129,9 @@ def _check_lamd(config: ConfigDict) -> None:
          f" nearest: {max(1, round(data.size / total)) * total}")  # fmt: skip
   if data.frames < 2:
     fail("data.frames", data.frames, "a motion needs at least 2")
-  if denoiser.head_channels and any(
-    denoiser.channels * mult % denoiser.head_channels for mult in denoiser.channel_mult
-  ):
-    fail("model.denoiser.head_channels", denoiser.head_channels,
-         f"must divide every width, {denoiser.channels} x {denoiser.channel_mult}")  # fmt: skip
+  if config.model.autoencoder_frames:
+    fail("model.autoencoder_frames", config.model.autoencoder_frames,
+         "lamd encodes whole clips; leave it at 0")  # fmt: skip
   _check_denoiser(config)
   # Its transformer has attention to a context wherever there is one.
   _check_text(config, config.model.text.encoder != "none")
@@ -160,12 +158,38 @@ def _check_gen1(config: ConfigDict) -> None:
   if model.denoiser_weights and "image" not in stages:
     fail("model.denoiser_weights", model.denoiser_weights,
          "is what the stage image starts from, which is not among the stages")  # fmt: skip
-  if model.prior.kind == "diffusion" and model.prior.width % model.prior.heads:
-    fail("model.prior.heads", model.prior.heads,
-         f"must divide model.prior.width={model.prior.width}")  # fmt: skip
+  if model.text.encoder != "none":
+    fail("model.text.encoder", model.text.encoder,
+         "words reach gen1 through model.content; leave it at none")  # fmt: skip
+  _check_content(config)
+  if model.prior.kind == "diffusion":
+    _check_prior(model.prior)
   _check_sizes(config)
   _check_denoiser(config)
   _check_imported(config)
+
+
+def _check_content(config: ConfigDict) -> None:
+  content = config.model.content
+  if content.encoder != "small":
+    return
+  if content.image_channels % 8:
+    fail("model.content.image_channels", content.image_channels,
+         "must be a multiple of 8, the groups of its norms")  # fmt: skip
+  if content.text_width % content.text_heads:
+    fail("model.content.text_heads", content.text_heads,
+         f"must divide model.content.text_width={content.text_width}")  # fmt: skip
+
+
+def _check_prior(prior: ConfigDict) -> None:
+  if prior.width % prior.heads:
+    fail("model.prior.heads", prior.heads,
+         f"must divide model.prior.width={prior.width}")  # fmt: skip
+  if prior.width % 4:
+    fail("model.prior.width", prior.width, "must be a multiple of 4")
+  if prior.steps > prior.levels:
+    fail("model.prior.steps", prior.steps,
+         f"more than model.prior.levels={prior.levels}")  # fmt: skip
 
 
 _MODELS = {"lvdm": _check_lvdm, "lamd": _check_lamd, "gen1": _check_gen1}
@@ -247,9 +271,17 @@ def _check_denoiser(config: ConfigDict) -> None:
   if denoiser.channels % 32:
     fail("model.denoiser.channels", denoiser.channels,
          "must be a multiple of 32, the groups of its norms")  # fmt: skip
+  lvdm = config.system == "lvdm"
+  if lvdm and denoiser.head_channels:
+    fail("model.denoiser.head_channels", denoiser.head_channels,
+         "lvdm has as many heads at every width; set model.denoiser.heads")  # fmt: skip
+  if not lvdm and denoiser.temporal_kernel != 1:
+    fail("model.denoiser.temporal_kernel", denoiser.temporal_kernel,
+         f"is of lvdm; leave it at 1 in {config.system}")  # fmt: skip
   for mult in denoiser.channel_mult:
-    if not denoiser.head_channels and denoiser.channels * mult % denoiser.heads:
-      fail("model.denoiser.heads", denoiser.heads,
+    key = "head_channels" if denoiser.head_channels else "heads"
+    if denoiser.channels * mult % denoiser[key]:
+      fail(f"model.denoiser.{key}", denoiser[key],
            f"must divide every width, {denoiser.channels} x {mult}")  # fmt: skip
   deepest = 2 ** (len(denoiser.channel_mult) - 1)
   for factor in denoiser.attention_downsample:
@@ -260,8 +292,22 @@ def _check_denoiser(config: ConfigDict) -> None:
     fail("model.denoiser.temporal_kernel", denoiser.temporal_kernel, "must be odd")
 
 
+def _told(config: ConfigDict) -> bool:
+  """Whether there is something that guidance could leave out."""
+  classes = config.system == "lamd" and config.model.motion.num_classes
+  return config.system == "gen1" or config.model.text.encoder != "none" or bool(classes)
+
+
+def _check_discriminator(config: ConfigDict) -> None:
+  critic = config.model.discriminator
+  widths = [critic.channels * min(2**i, 8) for i in range(1, critic.layers + 1)]
+  if critic.norm == "group" and any(width % min(32, width) for width in widths):
+    fail("model.discriminator.channels", critic.channels,
+         f"its widths {widths} must be multiples of 32, the groups of its norms")  # fmt: skip
+
+
 def _check_distill(config: ConfigDict) -> None:
-  distill, model = config.distill, config.model
+  distill = config.distill
   teachers = _TEACHERS[config.system]
   if not set(teachers) & set(config.stages):
     fail("stages", config.stages,
@@ -269,10 +315,7 @@ def _check_distill(config: ConfigDict) -> None:
   if distill.skip >= config.diffusion.steps:
     fail("distill.skip", distill.skip,
          f"must be below diffusion.steps={config.diffusion.steps}")  # fmt: skip
-  told = model.text.encoder != "none" or (
-    config.system == "gen1" or config.system == "lamd" and model.motion.num_classes
-  )
-  if distill.guidance not in (0, 1) and not told:
+  if distill.guidance not in (0, 1) and not _told(config):
     fail("distill.guidance", distill.guidance,
          "this model has nothing to be guided by; leave it at 0")  # fmt: skip
 
@@ -323,6 +366,9 @@ def _check_diffusion(config: ConfigDict) -> None:
     fail("diffusion.prediction", diffusion.prediction,
          "cannot be learnt with diffusion.zero_terminal_snr, where the last z holds no"
          " signal; use v")  # fmt: skip
+  if diffusion.guidance not in (0, 1) and not _told(config):
+    fail("diffusion.guidance", diffusion.guidance,
+         "this model has nothing to be guided by; leave it at 1")  # fmt: skip
   if config.train.preview_steps > diffusion.steps:
     fail("train.preview_steps", config.train.preview_steps,
          f"more than diffusion.steps={diffusion.steps}")  # fmt: skip
@@ -334,6 +380,7 @@ def check_config(config: ConfigDict, devices: int) -> None:
     limits.check_leaf("config", key, value)
   _check_world(config)
   _MODELS[config.system](config)
+  _check_discriminator(config)
   _check_diffusion(config)
   _check_frames(config, devices)
   _check_optim(config, meshes.batch_parts(config.train.mesh, devices))

@@ -19,6 +19,8 @@ from lamd_jax.tools import paths
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 SKY = f"--config={CONFIGS / 'lvdm_sky.py'}"
+LAMD = f"--config={CONFIGS / 'lamd_cater_gen_v1.py'}:demo"
+GEN1 = f"--config={CONFIGS / 'gen1_cater.py'}:demo"
 
 
 def _run(tmp_path, capsys, *arguments):
@@ -43,6 +45,29 @@ def _run(tmp_path, capsys, *arguments):
       [SKY + ":demo", "--config.optim.diffusion.batch=4096"],
       ["batch=4096", "larger than the data", "num_videos=768"],
     ),
+    (
+      [SKY, "--config.model.discriminator.channels=24",
+       "--config.model.discriminator.norm=group"],
+      ["discriminator.channels=24", "multiples of 32"],
+    ),
+    ([SKY, "--config.diffusion.guidance=3"], ["diffusion.guidance=3", "leave it at 1"]),
+    ([SKY, "--config.model.denoiser.head_channels=32"], ["set model.denoiser.heads"]),
+    ([LAMD, "--config.model.denoiser.temporal_kernel=3"], ["is of lvdm; leave it at 1"]),
+    ([LAMD, "--config.model.autoencoder_frames=4"], ["autoencoder_frames=4", "at 0"]),
+    ([GEN1, "--config.model.text.encoder=small"], ["through model.content"]),
+    ([GEN1, "--config.model.content.text_heads=3"], ["must divide model.content.text"]),
+    ([GEN1, "--config.model.content.image_channels=12"], ["a multiple of 8"]),
+    ([GEN1, "--config.model.denoiser.head_channels=48"], ["head_channels=48", "divide"]),
+    (
+      [GEN1, *(f"--config.model.prior.{x}" for x in ("kind=diffusion", "width=66", "heads=6"))],
+      ["prior.width=66", "a multiple of 4"],
+    ),
+    (
+      [GEN1, *(f"--config.model.prior.{x}" for x in ("kind=diffusion", "levels=5", "steps=9"))],
+      ["prior.steps=9", "prior.levels=5"],
+    ),
+    ([SKY, "--sample.overlap=2"], ["overlap=2", "add --sample.long"]),
+    ([SKY, "--sample.shared=3"], ["shared=3", "such as gen1"]),
     ([SKY, "--sample.stepz=3"], ["sample.stepz", "did you mean steps"]),
     ([SKY, "--sample.steps=5000"], ["sample.steps=5000", "1000"]),
     ([SKY, "--sample.guidance=2"], ["guidance=2", "1"]),
@@ -80,6 +105,28 @@ def test_a_workdir_that_cannot_be_written_is_one_line(tmp_path):
   config = command_line.load_config(SKY.removeprefix("--config="))
   with pytest.raises(ConfigError, match="run: cannot be written .Not a directory"):
     run_folder.write(epath.Path(tmp_path / "file" / "run"), config)
+
+
+def test_what_a_stages_checkpoints_depend_on_stays(tmp_path):
+  """Stages that have begun keep it; others may still be told otherwise."""
+  stored = command_line.load_config(SKY.removeprefix("--config=") + ":demo")
+  check = lambda given: run_folder.check_same(stored, given, epath.Path(tmp_path))
+  for key, value in (
+    ("optim.diffusion.optimizer", "adamw"), ("optim.diffusion.weight_decay", 0.1),
+    ("optim.diffusion.ema_decay", 0.0), ("prediction.latents", 7),
+  ):  # fmt: skip
+    given = stored.copy_and_resolve_references()
+    given.update_from_flattened_dict({key: value})
+    check(given)
+    folder = tmp_path / key.split(".")[-2]
+    folder.mkdir(exist_ok=True)
+    with pytest.raises(ConfigError, match=f"{key}=.*: the run in"):
+      check(given)
+    folder.rmdir()
+  given = stored.copy_and_resolve_references()
+  given.update_from_flattened_dict({"optim.diffusion.ema_decay": 0.5})
+  (tmp_path / "diffusion").mkdir()
+  check(given)  # another average, but there is one still
 
 
 @pytest.mark.parametrize("text", ["null", "3", '"x"', "[1]", "{"])

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from lamd_jax.ahead import Compiled
 
+_WITHOUT_UNET = ("autoencoder", "motion_autoencoder", "content", "prior")
 _WORTH = 0.9  # a mesh is worth a line if the state shrinks to this
 
 
@@ -43,7 +44,9 @@ def _mesh(found: Compiled, meshes: Mapping[str, int]) -> str:
   return f"train.mesh={mesh}: state {gib(meshes[mesh])}, about {gib(found.needed - saved)}"
 
 
-def _remat(config: ConfigDict, found: Compiled) -> str:
+def _remat(stage: str, config: ConfigDict, found: Compiled) -> str:
+  if stage in _WITHOUT_UNET:  # train.remat is of UNets alone
+    return ""
   if config.train.remat == "full" or found.arguments >= found.available:
     return ""
   name = "names" if config.train.remat == "none" else "full"
@@ -83,7 +86,7 @@ def of_training(
     lines = [
       _mesh(found, meshes),
       _micro_batch(stage, config, found, parts),
-      _remat(config, found),
+      _remat(stage, config, found),
     ]
   given = [line for line in lines if line]
   if given or found.fits:

@@ -42,7 +42,7 @@ def _everywhere(tree: Tree, place: Any) -> Tree:
 def train_program(
   stage: stage_lib.Stage, config: ConfigDict, stages: list[stage_lib.Stage], mesh: Mesh
 ) -> tuple[Any, tuple[Any, ...]]:
-  """Returns a stage's jitted step, in its last variant, and its abstract arguments."""
+  """Returns a stage's jitted step, in its dearest variant, and its abstract arguments."""
   optim = config.optim[stage.name]
   sharding.check_batch(mesh, optim.batch, optim.accumulate)
   frozen = dry_run._frozen(stage, config, stages)
@@ -51,7 +51,7 @@ def train_program(
   frozen_shardings = sharding.state_shardings(frozen, mesh)
   step = step_lib.build(
     stage,
-    stage.variants[-1],
+    stage.variants[0],
     optim=optim,
     max_nonfinite=config.train.max_nonfinite,
     mesh=mesh,

@@ -3,18 +3,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import pathlib
 
 from etils import epath
 from ml_collections import ConfigDict
 
 from lamd_jax.data import layouts
+from lamd_jax.data import pipeline
 from lamd_jax.errors import ConfigError
 from lamd_jax.errors import DataError
 from lamd_jax.errors import WeightsError
 from lamd_jax.interchange import clip_text
 from lamd_jax.interchange import perceptual
 from lamd_jax.modes import imported
+
+_LOOKED_AT = 256  # clips among which a caption is looked for
+_READ_TEXT = ("diffusion", "motion_diffusion")  # stages, where there is a text encoder
+_LEARN_TEXT = ("content", "prior")  # of Gen-1
 
 
 def _missing_data(config: ConfigDict) -> str:
@@ -45,7 +51,7 @@ def _missing_autoencoder(config: ConfigDict, workdir: epath.Path) -> str:
 
 def _missing_text(config: ConfigDict, workdir: epath.Path) -> str:
   text, data = config.model.text, config.data
-  reads_text = {"diffusion", "motion_diffusion"} & set(config.stages)
+  reads_text = set(_READ_TEXT) & set(config.stages)
   if text.encoder != "clip" or not reads_text:
     return ""
   lines = []
@@ -92,6 +98,30 @@ def _missing_perceptual(config: ConfigDict) -> str:
   if unused or path == "none" or (path and pathlib.Path(path).expanduser().is_file()):
     return ""
   return f"weights: {perceptual.how_to_get(path)}"
+
+
+def check_told(config: ConfigDict, data: ConfigDict, stages: Sequence[str]) -> None:
+  """Raises DataError if the clips of `data` lack what `stages` are told of them."""
+  rows = pipeline.check(data, data.split)
+  where = f"--config.data.root={data.root}" if data.root else f"data.source={data.source}"
+  told = _READ_TEXT if config.model.text.encoder != "none" else ()
+  if config.system == "gen1":
+    told = _LEARN_TEXT
+  if set(told) & set(stages):
+    if not any(pipeline.captions(data, data.split, min(rows, _LOOKED_AT), config.seed)):
+      raise DataError(
+        f"{where}: its videos have no captions, and this run follows text; put clip.txt"
+        " beside clip.mp4, or a csv with columns path,text"
+      )
+  classes = config.model.motion.num_classes if config.system == "lamd" else 0
+  if classes and "motion_diffusion" in stages:
+    labels = pipeline.labels(data, data.split, rows, config.seed)
+    if labels is None or labels.max() >= classes:
+      found = "none" if labels is None else f"0 to {labels.max()}"
+      raise DataError(
+        f"{where}: this run knows classes 0 to {classes - 1}, its videos are of {found};"
+        " see --config.model.motion.num_classes"
+      )
 
 
 def check_latent_cache(config: ConfigDict, workdir: epath.Path) -> None:

@@ -18,9 +18,11 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 import numpy as np
 
+from lamd_jax import config as config_lib
 from lamd_jax import exported
 from lamd_jax import limits
 from lamd_jax import run_folder
+from lamd_jax import sample_checks
 from lamd_jax import types
 from lamd_jax.data import captions
 from lamd_jax.data import pipeline
@@ -29,6 +31,7 @@ from lamd_jax.modes import cached_latents
 from lamd_jax.modes import evaluate
 from lamd_jax.modes import imported
 from lamd_jax.modes import preflight
+from lamd_jax.systems import gen1_stages
 from lamd_jax.systems.registry import SYSTEMS
 from lamd_jax.training import checkpoints
 from lamd_jax.training import compile_cache
@@ -211,6 +214,20 @@ def _check_resume(config: ConfigDict, workdir: epath.Path, resume: str) -> None:
     )
 
 
+def _check_pieces(config: ConfigDict, workdir: epath.Path) -> None:
+  """Raises ConfigError if the stage that another goes on from is there, but not named."""
+  if config.system != "gen1":
+    return
+  for name in gen1_stages.DIFFUSERS:
+    later = gen1_stages.DIFFUSERS[gen1_stages.DIFFUSERS.index(name) + 1 :]
+    if name not in config.stages and checkpoints.finished(workdir / name):
+      if begins := [stage for stage in later if stage in config.stages]:
+        raise ConfigError(
+          f"--config.stages={','.join(config.stages)}: {begins[0]} goes on from {name},"
+          f" which is finished in {workdir}; name it too, it is skipped"
+        )
+
+
 def run(
   config: ConfigDict, workdir: epath.Path, resume: str, evaluation: ConfigDict
 ) -> int:
@@ -230,6 +247,8 @@ def run(
   # Before hours of work: clips long enough for every stage, not for the first alone.
   for stage in stages:
     pipeline.check(cached_latents.clips_of(stage, config), config.data.split)
+  preflight.check_told(config, config.data, config.stages)
+  _check_pieces(config, workdir)
   run_folder.write(workdir, config)
   print(f"lamd_jax: {config.name}:{config.variant} in {workdir}", flush=True)
   status = status_lib.Status(workdir, len(stages))
@@ -237,11 +256,7 @@ def run(
     if not _train_stages(stages, config, workdir, stop, status):
       status.state("preempted")
       return preemption.EXIT_CODE
-    trained = all(
-      checkpoints.finished(workdir / s) or imported.is_imported(s, config)
-      for s in system.generates_with
-    )
-    if config.train.report and trained:
+    if config.train.report and _can_be_scored(system, config, workdir):
       status.state("scoring")
       _report(config, workdir, evaluation)
   except BaseException as error:
@@ -250,6 +265,18 @@ def run(
   status.state("finished")
   _print_summary(config, workdir)
   return 0
+
+
+def _can_be_scored(system: Any, config: ConfigDict, workdir: epath.Path) -> bool:
+  """Whether all that clips are made with was trained."""
+  try:
+    needed = sample_checks.stages_of(config_lib.sample_defaults(), config)
+  except ConfigError:  # this run trains a part that makes no clips by itself
+    return False
+  return all(
+    checkpoints.finished(workdir / s) or imported.is_imported(s, config)
+    for s in {*needed, *system.generates_with}
+  )
 
 
 def _report(config: ConfigDict, workdir: epath.Path, evaluation: ConfigDict) -> None:

@@ -32,14 +32,14 @@ from ml_collections import ConfigDict
 from lamd_jax import adapters
 from lamd_jax import command_line
 from lamd_jax import loading
+from lamd_jax import media
 from lamd_jax import own_data
 from lamd_jax import run_folder
 from lamd_jax import validation
-from lamd_jax.data import pipeline
 from lamd_jax.errors import ConfigError
-from lamd_jax.errors import DataError
 from lamd_jax.errors import InputError
 from lamd_jax.errors import WeightsError
+from lamd_jax.modes import preflight
 from lamd_jax.modes import train
 from lamd_jax.systems import further_stage
 from lamd_jax.systems.diffusion_stage import DenoiserStage
@@ -56,7 +56,6 @@ from lamd_jax.training import status as status_lib
 TRAINING = "finetune"  # folder of the training, below the result's
 RECORD = "finetune.json"
 _CHANGEABLE = ("data", "optim", "train")
-_LOOKED_AT = 256  # clips whose captions and classes are looked at
 # Of these groups, what the networks were built for.
 _OF_NETWORKS = (
   "data.size", "data.frames", "data.tokenizer", "data.tokens", "data.vocabulary_size",
@@ -106,27 +105,12 @@ def _read_folder(config: ConfigDict) -> None:
       config.data.captions = "explicit"
 
 
-def _check_data(config: ConfigDict, frames: int) -> None:
+def _check_data(config: ConfigDict, name: str, frames: int) -> None:
   """Raises DataError if clips are too short, or lack what the networks are told."""
-  data, split = config.data.copy_and_resolve_references(), config.data.split
+  data = config.data.copy_and_resolve_references()
   with data.unlocked():
     data.frames = frames
-  count = min(_LOOKED_AT, pipeline.check(data, split))
-  where = f"--config.data.root={data.root}" if data.root else f"data.source={data.source}"
-  if config.model.text.encoder != "none":
-    if not any(pipeline.captions(data, split, count, config.seed)):
-      raise DataError(
-        f"{where}: its videos have no captions, and this run follows text; put clip.txt"
-        " beside clip.mp4, or a csv with columns path,text"
-      )
-  classes = config.model.motion.num_classes if config.system == "lamd" else 0
-  if classes:
-    labels = pipeline.labels(data, split, count, config.seed)
-    if labels is None or labels.max() >= classes:
-      raise DataError(
-        f"{where}: this run knows classes 0 to {classes - 1}; each video must be of one"
-        " of them"
-      )
+  preflight.check_told(config, data, (name,))
 
 
 def _check_devices(config: ConfigDict, name: str) -> None:
@@ -256,14 +240,15 @@ def finetune(options: argparse.Namespace, line: command_line.CommandLine) -> int
   if (out / "config.json").exists():
     print(f"{out}: finished before")
     return 0
-  _check_data(found, stage.frames)
+  _check_data(found, stage.name, stage.frames)
   compile_cache.enable()
   print(
     f"{options.how}: {moving:,} numbers of {stage.name} are trained, it has {whole:,}",
     flush=True,
   )
   run_folder.write(out / TRAINING, config)
-  (out / TRAINING / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+  text = json.dumps(record, indent=2) + "\n"
+  media.atomically(out / TRAINING / RECORD, lambda path: path.write_text(text))
   if _train(stage, found, out, weights).status == "preempted":
     return preemption.EXIT_CODE
   _results(stage, config, out, weights[stage.name], options)

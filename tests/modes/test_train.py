@@ -12,9 +12,12 @@ import tiny
 from lamd_jax import config as config_lib
 from lamd_jax import run_folder
 from lamd_jax.errors import ConfigError
+from lamd_jax.errors import DataError
 from lamd_jax.modes import evaluate
 from lamd_jax.modes import preflight
 from lamd_jax.modes import train
+from lamd_jax.systems.lvdm import LVDM
+from lamd_jax.training import checkpoints
 from lamd_jax.training import latent_cache
 from lamd_jax.training import monitor
 from lamd_jax.training import preemption
@@ -49,6 +52,44 @@ def test_a_finished_run(tmp_path, monkeypatch, capsys):
   assert _run(tmp_path, monkeypatch, first) == 0
   assert _status(tmp_path)["state"] == "finished"
   assert "6 steps, loss denoiser 0.5" in capsys.readouterr().out
+
+
+def test_what_a_stage_is_told_must_be_in_the_data():
+  told = lambda config, **changes: preflight.check_told(
+    config, tiny.config(**changes).data, config.stages
+  )
+  classes = dict(model__text__encoder="none", data__tokenizer="none")
+  mug = tiny.lamd_config(model__motion__num_classes=3, **classes)
+  with pytest.raises(DataError, match="knows classes 0 to 2, its videos are of none"):
+    told(mug)
+  told(tiny.config())  # a model that is told nothing
+
+
+def test_a_stage_is_not_begun_without_the_finished_one_before(tmp_path):
+  workdir = epath.Path(tmp_path)
+  config = tiny.gen1_config(stages=("structure",))
+  train._check_pieces(config, workdir)
+  (workdir / "video").mkdir()
+  checkpoints.mark_finished(workdir / "video", 3)
+  with pytest.raises(ConfigError, match="structure goes on from video.*name it too"):
+    train._check_pieces(config, workdir)
+  train._check_pieces(tiny.gen1_config(stages=("video", "structure")), workdir)
+  train._check_pieces(tiny.gen1_config(stages=("image",)), workdir)
+
+
+def test_parts_that_make_no_clips_are_not_scored(tmp_path):
+  workdir = epath.Path(tmp_path)
+  for stage in ("autoencoder", "diffusion", "prediction"):
+    (workdir / stage).mkdir()
+    checkpoints.mark_finished(workdir / stage, 3)
+
+  def scored(*stages, **changes):
+    config = tiny.config(stages=stages, **changes)
+    return train._can_be_scored(LVDM(config), config, workdir)
+
+  assert scored("autoencoder", "diffusion")
+  assert not scored("autoencoder")
+  assert not scored("autoencoder", "prediction", prediction__sparse=4)
 
 
 def test_latents_are_not_to_be_cached_on_a_bucket():

@@ -198,15 +198,15 @@ def test_other_videos_need_their_folder_alone_and_captions_where_text_is_read(vi
   line = finetune.command_line.parse([f"--config.data.root={videos}"])
   config, typed = finetune._config(CONFIGS["lvdm"](), line)
   assert (config.data.source, typed) == ("folder", {"data.root"})
-  finetune._check_data(config, 4)
+  finetune._check_data(config, "diffusion", 4)
   captioned = dict(data__source="folder", data__root=str(videos), data__world="sky")
   with pytest.raises(DataError, match="its videos have no captions"):
-    finetune._check_data(tiny.text_config(**captioned), 4)
+    finetune._check_data(tiny.text_config(**captioned), "diffusion", 4)
   classes = tiny.lamd_config(
     **captioned, model__text__encoder="none", model__motion__num_classes=3
   )
   with pytest.raises(DataError, match="knows classes 0 to 2"):
-    finetune._check_data(classes, 4)
+    finetune._check_data(classes, "motion_diffusion", 4)
 
 
 @pytest.mark.slow
