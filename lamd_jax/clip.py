@@ -46,7 +46,8 @@ class Clip(NamedTuple):
       ValueError: an unknown suffix, frames that are not uint8 [T,H,W,3], a rate that
         is not above 0, or a folder that holds something else than a clip.
     """
-    suffix = pathlib.Path(path).suffix.lower()
+    path = pathlib.Path(path).expanduser()
+    suffix = path.suffix.lower()
     if suffix not in _WRITE:
       raise ValueError(f"{path}: unknown suffix; use {_known()}")
     media.check_frames(self.frames)

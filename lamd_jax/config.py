@@ -155,8 +155,10 @@ def _train() -> ConfigDict:
       # dp | fsdp | fsdp_tp | frames | one (the first device alone), or sizes of data,
       # fsdp, tensor and frames, as "data=2,fsdp=-1": see meshes.py
       mesh="dp",
-      compute="auto",  # auto (bfloat16 on GPU and TPU, float32 on CPU) | float32 | bfloat16
-      remat="none",  # none | full | names
+      # float32 | bfloat16 | auto: bfloat16 on TPUs and on GPUs that have it, float32 on
+      # others (a T4) and CPUs
+      compute="auto",
+      remat="none",  # of UNets' blocks: none | full | names
       latent_cache=False,
       latent_windows=1,  # cached clips a video
       latent_samples=256,  # clips on which latent shift and scale are measured
@@ -264,7 +266,7 @@ def sample_defaults(sampler: str = "") -> ConfigDict:
       decode_chunk=4,  # clips decoded at once: bounds peak memory
       formats=("mp4", "gif", "png", "npz"),
       fps=0.0,  # frames a second; 0: as the data
-      out="",  # folder; default WORKDIR/samples/<sampler>-<steps>-seed<seed>
+      out="",  # folder; default WORKDIR/samples/<sampler>-<steps>-seed<seed>[-<hash>]
     )
   )
   group.update(_OF_SAMPLER.get(sampler, {}))

@@ -106,7 +106,7 @@ def motion(given: Any, frames: int, size: int, resize: str) -> tuple[np.ndarray,
   if isinstance(given, str | os.PathLike):
     name = os.fspath(given)
     try:
-      video, _ = media.read_video(given)
+      video, _ = media.read_video(given, frames + 1)  # one more tells that there are
     except (OSError, ValueError, IndexError, av.FFmpegError) as error:
       raise DataError(
         f"motion_from={name}: no video that can be read; give an mp4 or gif"
@@ -119,7 +119,7 @@ def motion(given: Any, frames: int, size: int, resize: str) -> tuple[np.ndarray,
     )
   done = []
   if len(video) > frames:
-    done.append(f"first {frames} of {len(video)} frames")
+    done.append(f"its first {frames} frames")
     video = video[:frames]
   if video.shape[1:3] != (size, size):
     height, width = video.shape[1:3]

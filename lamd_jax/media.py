@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import fractions
 import io
+import itertools
 import os
 import pathlib
 import re
@@ -262,13 +263,19 @@ def turns(frame: av.VideoFrame) -> int:
   return round(frame.rotation / 90) % 4
 
 
-def read_video(path: str | os.PathLike[str]) -> tuple[np.ndarray, float]:
-  """Decodes a whole file; returns frames [T,H,W,3] uint8, upright, and their rate."""
+def read_video(
+  path: str | os.PathLike[str], most: int | None = None
+) -> tuple[np.ndarray, float]:
+  """Decodes a file, or its first `most` frames.
+
+  Returns:
+    frames [T,H,W,3] uint8, upright, and how many there are a second.
+  """
   with open_video(path) as container:
     stream = container.streams.video[0]
     frames = [
       np.rot90(frame.to_ndarray(format="rgb24"), turns(frame))
-      for frame in container.decode(stream)
+      for frame in itertools.islice(container.decode(stream), most)
     ]
     return np.stack(frames), float(stream.average_rate or 0)
 

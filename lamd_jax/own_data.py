@@ -22,6 +22,7 @@ from lamd_jax.data import layouts
 from lamd_jax.data.records import Entry
 from lamd_jax.data.sources import files
 from lamd_jax.data.sources import registry
+from lamd_jax.errors import ConfigError
 from lamd_jax.errors import DataError
 
 _CLIP_SECONDS = 2.0  # what a clip should show, where videos are long enough
@@ -226,6 +227,7 @@ def settle(
     typed: dotted keys of the command line.
 
   Raises:
+    ConfigError: the run learns from another folder, which is still there.
     DataError: no folder, or nothing in it that can be read.
   """
   if stored is not None:
@@ -233,6 +235,15 @@ def settle(
     values = {key: known[key] for key in _CHOSEN if key not in typed}
     if "data.root" in typed:  # the videos may have moved
       values["data.root"] = _below(config.data.root)
+      old, new = (
+        pathlib.Path(root).expanduser().resolve()
+        for root in (stored.data.root, values["data.root"])
+      )
+      if old != new and old.is_dir():
+        raise ConfigError(
+          f"--config.data.root={config.data.root}: this run learns from {old}, which is"
+          " still there; name another --workdir for other videos"
+        )
     choice = Choice(values, ["own data: settings as chosen when this run was begun"])
   else:
     choice = choose(look(config.data.root), config, typed)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 import fractions
+import itertools
 import os
 import pathlib
 
@@ -119,7 +120,7 @@ def write_gif(
   Args:
     video: an mp4.
     out: the GIF.
-    pictures: frames [H,W,3] uint8 of the video from which the one palette is made.
+    pictures: frames of the video, [h,w,3] uint8, of which the one palette is made.
     fps: frames a second; above 50 viewers play it slower.
   """
   strip = Image.fromarray(np.concatenate(list(pictures), axis=1))
@@ -131,9 +132,11 @@ def write_gif(
   def write(partial: pathlib.Path) -> None:
     with av.open(str(partial), "w") as container:
       stream = container.add_stream("gif", rate=media.rate(min(fps, 50)))
-      stream.height, stream.width = pictures[0].shape[:2]
+      frames = decode(video)
+      first = next(frames)
+      stream.height, stream.width = first.shape[:2]  # `pictures` may be smaller
       stream.pix_fmt = "pal8"
-      for frame in decode(video):
+      for frame in itertools.chain([first], frames):
         indexed = Image.fromarray(frame).quantize(
           palette=colours, dither=Image.Dither.FLOYDSTEINBERG
         )

@@ -84,7 +84,7 @@ def test_a_motion_clip_is_cut_and_fitted(tmp_path):
   found, note = inputs.motion(video, 6, 16, RESIZE)
   assert found.shape == (6, 16, 16, 3)
   assert note == (
-    "motion of array: first 6 of 8 frames, 32x32 fitted to 16x16 (crop_antialias)"
+    "motion of array: its first 6 frames, 32x32 fitted to 16x16 (crop_antialias)"
   )
   media.write_mp4(tmp_path / "a.mp4", video, 8.0)
   assert inputs.motion(tmp_path / "a.mp4", 8, 32, RESIZE)[0].shape == video.shape

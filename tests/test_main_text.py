@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Text-to-video through the command, with the small text encoder and with CLIP's."""
 
+import json
 import pathlib
 
 import numpy as np
@@ -66,7 +67,7 @@ def test_captions_and_guidance_change_samples(run):
   assert not np.array_equal(b.frames, make("the cone is rotating.", 8.0)[1].frames)
 
 
-def test_prompts_from_a_file(run, tmp_path):
+def test_prompts_from_a_file(run, tmp_path, capsys):
   prompts = tmp_path / "prompts.txt"
   prompts.write_text("the cone is rotating.\n\nthe snitch is rotating.\n")
   out = tmp_path / "out"
@@ -77,7 +78,12 @@ def test_prompts_from_a_file(run, tmp_path):
     2, text=["the cone is rotating.", "the snitch is rotating."], steps=2
   )
   np.testing.assert_array_equal(made, np.stack([c.frames for c in expected]))
+  record = json.loads((out / "samples.json").read_text())
+  assert record["texts"] == ["the cone is rotating.", "the snitch is rotating."]
   assert _main(f"--workdir={run}", *SAMPLE, "--sample.text=absent.txt") == 2
+  prompts.write_text("a\nb\nc\n")
+  assert _main(f"--workdir={run}", *SAMPLE, f"--sample.text={prompts}") == 2
+  assert "holds 3 prompts; say --sample.n=3" in capsys.readouterr().err
 
 
 def test_empty_captions_are_those_of_the_tokenizers():

@@ -3,6 +3,7 @@
 
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from lamd_jax import validation
 from lamd_jax.data import pipeline
 from lamd_jax.data.records import Entry
 from lamd_jax.data.sources import folder as folder_source
+from lamd_jax.errors import ConfigError
 from lamd_jax.errors import DataError
 from lamd_jax.modes import evaluate
 from lamd_jax.tools import doctor
@@ -197,7 +199,19 @@ def test_one_command_and_no_config_file(videos, tmp_path, capsys):
 def test_each_folder_has_a_run_of_its_own(videos, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   line = command_line.parse([f"--config={OWN}", f"--config.data.root={videos}"])
-  assert main.resolve(line).workdir.name == f"own_videos-demo-{videos.name}"
+  request = main.resolve(line)
+  assert request.workdir.name == f"own_videos-demo-{videos.name}"
+  # Another folder of this name does not go on with that run; a moved one does.
+  run_folder.write(request.workdir, request.config)
+  other = tmp_path / "elsewhere" / videos.name
+  shutil.copytree(videos, other)
+  line = command_line.parse([f"--config={OWN}", f"--config.data.root={other}"])
+  with pytest.raises(ConfigError, match="still there; name another --workdir"):
+    main.resolve(line)
+  moved = request.config.copy_and_resolve_references()
+  moved.data.root = str(tmp_path / "gone")
+  run_folder.write(request.workdir, moved)
+  assert main.resolve(line).config.data.root == str(other)
 
 
 def test_a_run_keeps_its_choice_when_videos_come(videos, tmp_path, capsys):

@@ -108,7 +108,8 @@ def test_read_frame_finds_its_frame(tmp_path):
 def test_gif_has_the_frames_in_their_colours(tmp_path):
   (path,) = _segments(tmp_path, (6,), 10)
   whole, _ = media.read_video(path)
-  segments.write_gif(path, tmp_path / "v.gif", [whole[0], whole[5]], 10)
+  # Pictures for the palette may be smaller than the video.
+  segments.write_gif(path, tmp_path / "v.gif", [whole[0, ::2, ::2], whole[5, ::2, ::2]], 10)
   image = Image.open(tmp_path / "v.gif")
   assert image.n_frames == 6 and image.info["duration"] == 100
   assert image.info["loop"] == 0  # without end

@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import hashlib
 import json
 import pathlib
@@ -94,7 +94,8 @@ def _settings(
   return {**chosen, "text": text, "sha256": files, "config_hash": run_hash}
 
 
-def _digest(settings: dict[str, Any]) -> str:
+def digest(settings: Mapping[str, Any]) -> str:
+  """Six letters that stand for settings in a folder's name."""
   text = json.dumps(settings, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:6]
 
@@ -136,10 +137,11 @@ def run(
   were finished, and nothing if none was.
   """
   _check(sample, texts)
-  stem = pathlib.Path(sample.video).stem
+  # A name has 255 bytes at most, and 100 of them are enough to know it by.
+  stem = pathlib.Path(sample.video).stem.encode()[:100].decode(errors="ignore")
   settings = _settings(sample, config, texts[0])
   name = f"edit-{stem}-{sample.sampler}-{sample.steps}-seed{sample.seed}"
-  name += f"-{_digest(settings)}"  # another prompt is another folder
+  name += f"-{digest(settings)}"  # another prompt is another folder
   folder = pathlib.Path(sample.out or workdir / "samples" / name)
   journal = Journal(folder, settings)
   if journal.finished():

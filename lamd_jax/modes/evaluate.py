@@ -15,6 +15,7 @@ import numpy as np
 from lamd_jax import api
 from lamd_jax import gallery
 from lamd_jax import learning_curves
+from lamd_jax import media
 from lamd_jax import run_folder
 from lamd_jax.data import pipeline
 from lamd_jax.errors import ConfigError
@@ -283,9 +284,8 @@ def report(
     result["caption_following"] = following
   if model.system.animates_images:
     result["first_frame"] = _first_frames(config, evaluation, clips)
-  folder = pathlib.Path(workdir) / "eval"
-  folder.mkdir(parents=True, exist_ok=True)
-  (folder / "report.json").write_text(json.dumps(result, indent=2) + "\n")
+  file, text = pathlib.Path(workdir) / "eval/report.json", json.dumps(result, indent=2)
+  media.atomically(file, lambda path: path.write_text(text + "\n", "utf-8"))
   texts = _texts(config, evaluation)
   tables = _tables(result)
   page = gallery.write(
@@ -308,7 +308,7 @@ def report(
     print(f"\n{table.title}")
     for row in (table.header, *table.rows):
       print("  " + "".join(f"{cell:<32}" for cell in row).rstrip())
-  print(f"\nscores   {folder / 'report.json'}\ngallery  {page}")
+  print(f"\nscores   {file}\ngallery  {page}")
   print(f"scored in {time.monotonic() - started:.0f} s", flush=True)
   return result
 

@@ -27,6 +27,7 @@ from lamd_jax import api
 from lamd_jax import gallery
 from lamd_jax import learning_curves
 from lamd_jax import line_plot
+from lamd_jax import media
 from lamd_jax import run_folder
 from lamd_jax.data import captions
 from lamd_jax.data import pipeline
@@ -306,14 +307,16 @@ def _write(
   texts: Sequence[str], config: ConfigDict, fps: float,
 ) -> None:  # fmt: skip
   folder = pathlib.Path(workdir) / "eval"
-  folder.mkdir(parents=True, exist_ok=True)
-  (folder / "report.json").write_text(json.dumps(result, indent=2) + "\n")
-  (folder / "edits.csv").write_text(_csv(result["curves"]))
+  write = lambda name, text: media.atomically(
+    folder / name, lambda path: path.write_text(text, "utf-8")
+  )
+  write("report.json", json.dumps(result, indent=2) + "\n")
+  write("edits.csv", _csv(result["curves"]))
   plots = "<h2>How scores change with the settings of an edit</h2>"
   for knob, names in _PLOTS.items():
     for name in names:
       if plot := _plot(knob, name, result):
-        (folder / f"{name}_{knob}.svg").write_text(plot)
+        write(f"{name}_{knob}.svg", plot)
         plots += plot
   tables = _tables(result)
   page = gallery.write(

@@ -49,15 +49,16 @@ _WEIGHTS = {
 }  # fmt: skip
 _OF_PAIRS = ("pairs", "pairs_lpips")
 _OF_SETS = ("i3d_kinetics400", "random_i3d", "random_small")
-# Of --eval.*, what calls of the model take as it is.
+# Of --eval.*, what calls of the model take as it is; of edits, more.
 _KNOBS = ("sampler", "steps", "spacing", "eta", "guidance", "batch")
+_OF_EDITS = ("temporal_guidance", "structure_level")
 
 
 class Reals(NamedTuple):
   """Clips of the run's data, taken as the protocol says."""
 
   clips: np.ndarray  # [N,T,H,W,3] uint8
-  texts: list[str]  # [] of a run without text
+  texts: list[str]  # of what is made; [] of a run without text
   labels: np.ndarray | None
   record: dict[str, Any]
 
@@ -154,7 +155,11 @@ def _reals(
     "videos": pipeline.check(data, split),
     "fingerprint": pipeline.fingerprint(data, split),
   }  # fmt: skip
-  texts = [] if data.tokenizer == "none" else pipeline.captions(*arguments)
+  if config.system == "gen1":  # edits held-out clips, whatever the real ones are of
+    told = (config.data, config.data.eval_split, count, config.seed)
+  else:
+    told = arguments
+  texts = [] if data.tokenizer == "none" else pipeline.captions(*told)
   return Reals(pipeline.clips(*arguments), texts, pipeline.labels(*arguments), record)
 
 
@@ -167,14 +172,17 @@ def _made(
 ) -> Iterator[np.ndarray]:
   """Yields blocks of generated clips; block b has the seed `seed` + b.
 
-  Texts, first frames and classes are those of the real clips, in turn.
+  Texts, first frames and classes are those of the real clips, in turn. Edits are one
+  block: clip i has the structure and the caption of held-out clip i.
   """
   console = Console("evaluate: generate", count)
   animates = model.system.animates_images
   factor = sample_checks.time_factor(model.config)
   frames = -(-_span(protocol.frames, protocol.fake_stride) // factor) * factor
-  for block, start in enumerate(range(0, count, _BLOCK)):
-    rows = [i % len(reals.clips) for i in range(start, min(start + _BLOCK, count))]
+  edits = model.config.system == "gen1"
+  size, knobs = (count, (*_KNOBS, *_OF_EDITS)) if edits else (_BLOCK, _KNOBS)
+  for block, start in enumerate(range(0, count, size)):
+    rows = [i % len(reals.clips) for i in range(start, min(start + size, count))]
     known = reals.labels is not None and model.config.model.motion.num_classes
     classes = animates and known  # a model without takes none, whatever the data say
     made = model.generate(
@@ -185,7 +193,7 @@ def _made(
       replace_first_frame=protocol.true_first,
       frames=0 if animates else frames,
       seed=evaluation.seed + block,
-      **{k: evaluation[k] for k in _KNOBS},
+      **{k: evaluation[k] for k in knobs},
     )
     yield np.stack([clip.frames for clip in made])
     console.advance(start + len(rows))

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import json
 import pathlib
+import re
+import shutil
 import time
 
 from etils import epath
@@ -24,6 +27,11 @@ from lamd_jax.modes import stream
 from lamd_jax.training import compile_cache
 from lamd_jax.training import preemption
 
+_LARGEST_SIDE = 4096  # pixels of grid.mp4; H.264 ends at 16384
+# Of --sample.*, what stands in the folder's name, and what changes no frame.
+_NAMED = ("sampler", "steps", "seed", "lora", "lora_weight")
+_NOT_OF_FRAMES = ("n", "batch", "decode_chunk", "formats", "strip", "out")
+
 
 def write_clips(
   folder: pathlib.Path, clips: list[api.Clip], formats: tuple[str, ...]
@@ -41,7 +49,9 @@ def write_clips(
   if "npz" in formats:
     media.write_npz(folder / "samples.npz", stacked)
   if "mp4" in formats:
-    media.write_mp4(folder / "grid.mp4", media.grid(stacked), clips[0].fps)
+    across = max(1, _LARGEST_SIDE // (1 + max(stacked.shape[2:4])))
+    tiled = media.grid(stacked[: across**2])
+    media.write_mp4(folder / "grid.mp4", tiled, clips[0].fps)
   media.write_png(folder / "sheet.png", media.filmstrip(stacked[:16]))
 
 
@@ -56,6 +66,39 @@ def _texts(text: str) -> list[str]:
   if not (prompts := [line.strip() for line in lines if line.strip()]):
     raise ConfigError(f"--sample.text={text}: holds no prompt")
   return prompts
+
+
+def _folder(
+  sample: ConfigDict, workdir: epath.Path, texts: Sequence[str]
+) -> pathlib.Path:
+  """The folder of what is asked for: another wish is another folder."""
+  if not sample.out and "://" in str(workdir):
+    raise ConfigError(
+      f"--workdir={workdir}: clips are written to a folder; name one with --sample.out"
+    )
+  name = f"{sample.sampler}-{sample.steps}-seed{sample.seed}"
+  if lora := adapters.asked(sample.lora, sample.lora_weight):
+    name += "-lora" + ",".join(f"{weight:g}" for _, weight in lora)
+  if sample.long != "none":  # whose journal knows the rest
+    name = f"{sample.long}-{name}"
+  else:
+    usual = {**config_lib.sample_defaults(sample.sampler), "text": [""]}
+    asked = {**sample, "text": list(texts)}
+    left = (*_NAMED, *_NOT_OF_FRAMES)
+    wish = {k: v for k, v in asked.items() if k not in left and v != usual[k]}
+    name += f"-{edit.digest(wish)}" if wish else ""
+  folder = pathlib.Path(sample.out or workdir / "samples" / name)
+  if folder.exists() and not folder.is_dir():
+    raise ConfigError(f"--sample.out={folder}: is a file; name a folder")
+  return folder
+
+
+def _remove_old(folder: pathlib.Path) -> None:
+  """Removes the clips of an earlier command, of which there may have been more."""
+  if (folder / "samples.json").is_file():
+    for path in folder.iterdir():
+      if re.fullmatch(r"\d{3,}(\.mp4|\.gif)?", path.name):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _long_videos(
@@ -94,30 +137,32 @@ def _long_videos(
 def run(config: ConfigDict, workdir: epath.Path, sample: ConfigDict) -> int:
   """Samples as `--sample.*` says; returns the exit code."""
   compile_cache.enable()
+  texts = _texts(sample.text)
+  if len(texts) > sample.n and not sample.video:
+    raise ConfigError(
+      f"--sample.n={sample.n}: --sample.text={sample.text} holds {len(texts)} prompts;"
+      f" say --sample.n={len(texts)}"
+    )
+  folder = _folder(sample, workdir, texts)
   lora = adapters.asked(sample.lora, sample.lora_weight)
   model = api.from_workdir(config, workdir, sample.weights, lora)
   if sample.video:
-    return edit.run(model, config, workdir, sample, _texts(sample.text))
-  name = f"{sample.sampler}-{sample.steps}-seed{sample.seed}"
-  if lora:  # beside the clips without
-    name += "-lora" + ",".join(f"{weight:g}" for _, weight in lora)
-  if sample.long != "none":
-    name = f"{sample.long}-{name}"
-  folder = pathlib.Path(sample.out or workdir / "samples" / name)
+    return edit.run(model, config, workdir, sample, texts)
   if sample.long != "none":
     return _long_videos(model, config, sample, folder)
   knobs = {k: v for k, v in sample.items() if k not in edit.NO_KNOBS}
-  knobs["text"] = _texts(sample.text)
+  knobs["text"] = texts
   knobs |= {"image": sample.image or None, "motion_from": sample.motion_from or None}
   started = time.monotonic()
   show = lambda done, total: print(f"\rsampled {done}/{total} clips", end="", flush=True)
   clips = model.generate(sample.n, progress=show, **knobs)
   seconds = time.monotonic() - started
   print(f" in {seconds:.1f} s, compilation included", flush=True)
+  _remove_old(folder)
   write_clips(folder, clips, sample.formats)
   if sample.strip:
     del knobs["motion_from"]
-    states = model.denoising_strip(**{**knobs, "text": knobs["text"][0]})
+    states = model.denoising_strip(**{**knobs, "text": texts[0]})
     media.write_png(folder / "strip.png", media.filmstrip(states))
   if config.system == "gen1":
     columns = editing.columns(model, clips)
@@ -130,7 +175,9 @@ def run(config: ConfigDict, workdir: epath.Path, sample: ConfigDict) -> int:
     "run": str(workdir),
     "frames": list(clips[0].frames.shape),
     "fps": clips[0].fps,
+    "texts": [texts[i % len(texts)] for i in range(sample.n)],
   }
-  (folder / "samples.json").write_text(json.dumps(record, indent=2) + "\n")
+  text = json.dumps(record, indent=2) + "\n"
+  media.atomically(folder / "samples.json", lambda path: path.write_text(text, "utf-8"))
   print(f"clips, sheet.png and samples.json are in {folder}")
   return 0

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+import glob
 import pathlib
 import sys
 from typing import Any
@@ -43,6 +44,7 @@ from lamd_jax.systems import gen1_customise
 from lamd_jax.tools import derived_run
 from lamd_jax.training import checkpoints
 from lamd_jax.training import compile_cache
+from lamd_jax.training import monitor
 from lamd_jax.training import precision
 from lamd_jax.training import preemption
 
@@ -114,7 +116,7 @@ def _files(folder: str) -> list[pathlib.Path]:
 
 def _depth(path: pathlib.Path, folder: str, data: ConfigDict) -> np.ndarray:
   """Reads a picture's depth, [H,W,1] uint8, from the grey picture of the same stem."""
-  for other in sorted(pathlib.Path(folder).expanduser().glob(f"{path.stem}.*")):
+  for other in sorted(pathlib.Path(folder).expanduser().glob(f"{glob.escape(path.stem)}.*")):
     grey = inputs.image(other, data.size, data.resize)[0][..., 0]
     return transforms.normalise_depth(grey.astype(np.float32))[0]
   raise DataError(f"--depth={folder}: holds no picture {path.stem}.*, depth of {path}")
@@ -190,7 +192,7 @@ def customise(options: argparse.Namespace) -> int:
   name = gen1.Gen1(stored).diffuser
   if not name or not checkpoints.finished(run / name):
     raise WeightsError(f"{run}: its stage {name or 'image'} is not trained to its end")
-  if checkpoints.finished(out / name):
+  if run_folder.read(out) is not None:
     raise ConfigError(f"--out={options.out}: holds a run already; name another folder")
   if options.batch % 2:
     raise ConfigError(f"--batch={options.batch}: half is the subject's; make it even")
@@ -199,10 +201,11 @@ def customise(options: argparse.Namespace) -> int:
   compile_cache.enable()
   config = _settings(options, stored, name)
   _, weights = loading.gather(stored, run, "ema")
-  made = _train(options, config, weights, out)
-  if made is None:
-    return preemption.EXIT_CODE
-  checkpoints.write_finished(out / name, made["params"], {}, made["extras"])
+  if not checkpoints.finished(out / name):  # broken off after the training alone
+    made = _train(options, config, weights, out)
+    if made is None:
+      return preemption.EXIT_CODE
+    checkpoints.write_finished(out / name, made["params"], {}, made["extras"])
   record = {**vars(options), "run": str(run)}
   derived_run.write(stored, run, out, weights, name, record, "customise.json")
   print(f"a run that knows the subject is in {out}; sample it with --workdir={out}")
@@ -233,6 +236,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   except InputError as error:
     print(f"lamd_jax: {error}", file=sys.stderr)
     return error.exit_code
+  except monitor.NonFiniteError as error:
+    print(f"lamd_jax: {error}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

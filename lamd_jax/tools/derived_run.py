@@ -66,7 +66,9 @@ def write(
     if exported.holds(run):
       _write_imported(config, out, weights)
   for _, value in limits.leaves(config):
-    if isinstance(value, str) and value and (run / value).is_file():
+    if not isinstance(value, str) or not value or pathlib.Path(value).is_absolute():
+      continue  # an absolute path names its file from anywhere
+    if (run / value).is_file():
       (out / value).parent.mkdir(parents=True, exist_ok=True)
       shutil.copy(run / value, out / value)
   (out / name).write_text(json.dumps(dict(record), indent=2) + "\n")

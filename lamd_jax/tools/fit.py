@@ -151,6 +151,7 @@ def fill(
 ) -> Rows:
   """Does what is left to do, a line of `out` for each compilation; returns all rows."""
   rows, held = read(out), set()
+  out.parent.mkdir(parents=True, exist_ok=True)
   for cell in cells:
     key = cell._replace(topology="")
     if smallest and key in held:

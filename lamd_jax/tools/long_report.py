@@ -64,6 +64,12 @@ def run(options: argparse.Namespace) -> None:
   config = run_folder.read(workdir)
   if config is None:
     raise ConfigError(f"--workdir={options.workdir}: holds no run")
+  least = options.window * config.data.frames
+  if options.frames < least:
+    raise ConfigError(
+      f"--frames={options.frames}: a window has {options.window} segments of"
+      f" {config.data.frames} frames; take {least} or more, or a smaller --window"
+    )
   compile_cache.enable()
   model = api.from_workdir(config, workdir, "ema")
   length = config.data.frames

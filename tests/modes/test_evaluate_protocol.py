@@ -115,6 +115,21 @@ def test_generation_is_scored_as_tools_score_does(tmp_path, monkeypatch):
   assert [len(np.load(file)["arr_0"]) for file in fakes] == [6, 4]
 
 
+def test_an_edit_has_the_words_of_the_clip_whose_structure_it_has(tmp_path, monkeypatch):
+  monkeypatch.setattr(evaluate_protocol, "_BLOCK", 4)
+  config = tiny.gen1_config(data__frames=16)
+  model = Model(config)
+  evaluation = _evaluation(
+    changes="fakes=10", structure_level=1, temporal_guidance=1.5, bootstrap=0
+  )
+  found = evaluate_protocol.report(model, config, tmp_path, evaluation)
+  ((count, knobs),) = model.asked  # `generate` begins with held-out clip 0 each time
+  assert count == 10 and found["scores"]["fakes"][0]["fakes"] == 10
+  data = config.data
+  assert knobs["text"] == pipeline.captions(data, data.eval_split, 10, config.seed)
+  assert (knobs["structure_level"], knobs["temporal_guidance"]) == (1, 1.5)
+
+
 def test_reconstruction_pairs_each_clip_with_its_own(tmp_path):
   evaluation = _evaluation(protocol="pairs", task="reconstruction")
   found = evaluate_protocol.report(Model(), CONFIG, tmp_path, evaluation)

@@ -51,11 +51,15 @@ def test_it_samples_without_the_files_that_the_export_was_made_from(tmp_path):
   run.mkdir()
   (run / exported.FACTS).write_text("{}")
   (run / "merges.txt").write_text("a b")
+  elsewhere = tmp_path / "lpips.safetensors"
+  elsewhere.write_bytes(b"")  # named by an absolute path: stays where it is
+  config.model.perceptual.weights = str(elsewhere)
   made = weights["diffusion"]
   checkpoints.write_finished(out / "diffusion", made["params"], {}, made["extras"])
   derived_run.write(config, run, out, weights, "diffusion", {"how": "x"}, "how.json")
 
   stored = run_folder.read(out)
+  assert stored.model.perceptual.weights == str(elsewhere)
   assert stored.stages == ("diffusion",) and not stored.model.autoencoder_weights
   found, loaded = loading.gather(stored, out, "ema")
   del weights["distill"]
