@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gen-1, 8 frames of 256x256, at the paper's size (Esser et al., arXiv 2302.03011).
+"""Gen-1 (Esser et al., arXiv 2302.03011), 8 frames of 256x256.
 
-The paper trained on 240M images and 6.4M clips of its own and was evaluated on DAVIS and
-stock footage. DAVIS is what is named here, as the set to edit; for training give a
-folder or a csv of videos: --config.data.source=folder --config.data.root=DIR. Networks
-that are frozen come from files, as does the image model that training starts from; batch
-sizes and learning rates are ours.
+Networks of Stable Diffusion 1's size. The paper trained on 240M images and 6.4M clips
+of its own and was evaluated on DAVIS and stock footage. DAVIS is what is named here, as
+the set to edit; for training give a folder or a csv of videos:
+--config.data.source=folder --config.data.root=DIR. Networks that are frozen come from
+files, as does the image model that training starts from; batch sizes and learning rates
+are ours.
 
 variant  hardware                 wall time  result
 paper    not stated                not run    not run

@@ -3,10 +3,11 @@
 
 The paper's: 64x64, a motion map of 16x16x3, beta 1e-2, a 340M generator with attention to
 the content. Content is also joined on channels here, the larger of the open questions.
-`gpu` and `demo` animate the procedural sky, for want of an arm that needs no download.
+`gpu` and `demo` animate the procedural sky; an arm that needs no download is
+--config.data.world=pushing --config.data.world_mode=push (not run).
 
 variant  hardware                 wall time  result
-paper    6 RTX 3090 (paper)        not run    not run
+paper    1, 2, 4, 8 or 16 devices  not run    not run
 gpu      one GPU                   not run    not run
 demo     2 CPU cores               not run    not run
 

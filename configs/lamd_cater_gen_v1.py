@@ -6,7 +6,7 @@ data are MAGE's; `gpu` and `demo` render the same world themselves and need no d
 Clip length and latent channels are not stated for this data set: 16 and 3 are ours.
 
 variant  hardware                 wall time  result
-paper    6 RTX 3090 (paper)        not run    not run
+paper    1, 2, 4, 8 or 16 devices  not run    not run
 gpu      one GPU                   not run    not run
 demo     2 CPU cores              12 min     docs/results.md
 

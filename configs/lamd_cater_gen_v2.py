@@ -6,7 +6,7 @@ set, 16 and 3 are ours. `gpu` and `demo` render the world themselves. At the dem
 pixels small objects are 2 to 5 pixels wide: it shows that training runs, not more.
 
 variant  hardware                 wall time  result
-paper    6 RTX 3090 (paper)        not run    not run
+paper    1, 2, 4, 8 or 16 devices  not run    not run
 gpu      one GPU                   not run    not run
 demo     2 CPU cores               not run    not run
 

@@ -5,7 +5,7 @@ The paper's: 128x128, a motion map of 32x32x3, beta 1e-2. Content is attended to
 of 2x2 and joined on channels. `gpu` and `demo` animate the procedural sky, 16 frames.
 
 variant  hardware                 wall time  result
-paper    6 RTX 3090 (paper)        not run    not run
+paper    1, 2, 4, 8 or 16 devices  not run    not run
 gpu      one GPU                   not run    not run
 demo     2 CPU cores               not run    not run
 

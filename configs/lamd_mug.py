@@ -7,7 +7,7 @@ and `demo` label procedural clips by what moves and how: the cone or the snitch,
 rotating, carried or put over the other.
 
 variant  hardware                 wall time  result
-paper    6 RTX 3090 (paper)        not run    not run
+paper    1, 2, 4, 8 or 16 devices  not run    not run
 gpu      one GPU                   not run    not run
 demo     2 CPU cores               not run    not run
 

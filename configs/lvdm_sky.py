@@ -9,7 +9,11 @@ paper    32 GPUs of 32 GB or more  not run    not run
 gpu      one GPU, procedural sky   not run    not run
 demo     2 CPU cores               docs/results.md     27.2 dB reconstruction; docs/results.md
 
-python -m lamd_jax.main --config=configs/lvdm_sky.py --config.data.root=/data/sky
+On 32 devices say --config.optim.autoencoder.batch=32
+--config.optim.autoencoder.accumulate=1; as written the batches divide over 8 at most.
+
+python -m lamd_jax.main --config=configs/lvdm_sky.py --config.data.root=/data/sky \
+  --config.model.perceptual.weights=lpips_vgg16.safetensors
 python -m lamd_jax.main --config=configs/lvdm_sky.py:demo
 """
 

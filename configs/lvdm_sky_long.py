@@ -11,7 +11,8 @@ paper    8 GPUs of 32 GB or more   not run    not run
 gpu      one GPU, procedural sky   not run    not run
 demo     2 CPU cores               docs/results.md     docs/results.md
 
-python -m lamd_jax.main --config=configs/lvdm_sky_long.py --config.data.root=/data/sky
+python -m lamd_jax.main --config=configs/lvdm_sky_long.py --config.data.root=/data/sky \
+  --config.model.perceptual.weights=lpips_vgg16.safetensors
 python -m lamd_jax.main --config=configs/lvdm_sky_long.py:demo
 python -m lamd_jax.main --workdir=runs/lvdm_sky_long-demo --mode=sample \
   --sample.long=hierarchical --sample.frames=1024

@@ -9,7 +9,11 @@ paper    32 GPUs of 32 GB or more  not run    not run
 gpu      as lvdm_sky.py:gpu        not run    not run
 demo     as lvdm_sky.py:demo       see there  see there
 
-python -m lamd_jax.main --config=configs/lvdm_ucf101.py --config.data.root=/data/UCF-101
+On 32 devices say --config.optim.autoencoder.batch=32
+--config.optim.autoencoder.accumulate=1; as written the batches divide over 8 at most.
+
+python -m lamd_jax.main --config=configs/lvdm_ucf101.py --config.data.root=/data/UCF-101 \
+  --config.model.perceptual.weights=lpips_vgg16.safetensors
 """
 
 from lamd_jax import config as config_lib

@@ -244,7 +244,8 @@ def flags_page() -> str:
 def exit_codes_page() -> str:
   rows = [
     (0, "Done."),
-    (1, "A run that failed: its numbers were no longer finite."),
+    (1, "It failed: numbers no longer finite, a full disk, an error of the program; of"
+        " `--mode=compile`: something does not fit."),
     *(
       (kind.exit_code, kind.__doc__.strip())
       for kind in (errors.ConfigError, errors.DataError, errors.WeightsError)

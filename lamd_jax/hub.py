@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models on the Hugging Face Hub: fetched by name, and uploaded when told to.
 
-The only place of the package that asks the network, and only for hub:OWNER/NAME;
-LAMD_OFFLINE=1 keeps it to what was fetched before. Needs the extra `hub`.
+Asks the network for hub:OWNER/NAME and for uploads alone; LAMD_OFFLINE=1 keeps it to
+what was fetched before. Needs the extra `hub`.
 """
 
 from __future__ import annotations

@@ -81,8 +81,8 @@ python("-c", "import jax; print('devices:', jax.devices())")
 # do (`docs/results.md`). Below the autoencoder and the stages that learn structure have
 # about half of its steps, which was not scored. **Expect soft blobs in a tone as the
 # picture asks, not all of them where the video's objects are.** The notebook shows how
-# one edits, not how well it can be done. For the demo's quality leave
-# `--config.train.report=false` alone in `FLAGS`.
+# one edits, not how well it can be done. For the demo's quality remove all of `FLAGS`
+# but `--config.train.report=false`; after a run with these, name another `RUN` too.
 
 # %%
 CONFIG = "configs/gen1_cater.py:demo"

@@ -79,7 +79,8 @@ python("-c", "import jax; print('devices:', jax.devices())")
 #
 # `configs/lvdm_sky_long.py:demo` trains for about a quarter of an hour on two CPU
 # cores. Below are fewer steps, some minutes of training; clips get blurrier for it.
-# For the demo's quality leave `--config.train.report=false` alone in `FLAGS`.
+# For the demo's quality remove all of `FLAGS` but `--config.train.report=false`; after
+# a run with these, name another `RUN` too.
 
 # %%
 CONFIG = "configs/lvdm_sky_long.py:demo"

@@ -124,8 +124,8 @@ devices = 4 if platform == "cpu" else int(count)
 #
 # `train.mesh` says what the devices do: `dp` gives each a part of the batch, `fsdp`
 # cuts large arrays as well, `fsdp_tp` and `frames` cut layers or time. Sizes can be
-# said, as `data=2,fsdp=2`. A TPU computes in bfloat16 by default, as a GPU does, a
-# CPU in float32.
+# said, as `data=2,fsdp=2`. A TPU computes in bfloat16 by default, as does a GPU that
+# has it; others (a T4) and CPUs in float32.
 
 # %%
 mesh = "data=2,fsdp=-1" if devices % 2 == 0 else "fsdp"

@@ -166,7 +166,8 @@ def _commands(page: pathlib.Path) -> list[str]:
   for language, text in parts.blocks:
     if language in SHELL:
       lines += re.sub(r"\\\n\s*", " ", text).splitlines()
-  lines += [span for span in parts.spans if re.match(r"python -m |launch/\w+\.sh ", span)]
+  spans = re.findall(r"`((?:python -m |launch/\w+\.sh )[^`]+)`", parts.prose)
+  lines += [" ".join(span.replace("\\|", "|").split()) for span in spans]
   lines += re.findall(r"^    (.*)$", re.sub(r"\\\n\s*", " ", parts.prose), re.M)
   return [part.strip() for line in lines for part in line.split(" && ") if part.strip()]
 
@@ -192,7 +193,8 @@ def _check_main(arguments: list[str]) -> None:
 def _flags_of(module: str) -> set[str]:
   """Flags that a tool's file, and the files that go with it, write out."""
   path = _module_file(module)
-  sources = [path, *path.parent.glob(f"{path.stem}_*.py"), path.parent / "conversion.py"]
+  sources = [path, *path.parent.glob(f"{path.stem}_*.py"),
+             *path.parent.glob("conversion.py")]  # fmt: skip
   found = {"--help"}
   for source in sources:
     text = source.read_text("utf-8")
@@ -205,6 +207,16 @@ def _flags_of(module: str) -> set[str]:
     for names in re.findall(r"_FLAGS = \((.*?)\)", text):
       found |= {f"--{name}" for name in re.findall(r'"(\w+)"', names)}
   return found
+
+
+def _required_of(module: str) -> set[str]:
+  """Flags that a tool, of one file and without parts, does not do without."""
+  calls = [n for n in ast.walk(ast.parse(_module_file(module).read_text("utf-8")))
+           if isinstance(n, ast.Call) and ast.unparse(n.func).endswith("add_argument")]  # fmt: skip
+  return {
+    call.args[0].value for call in calls for k in call.keywords
+    if k.arg == "required" and call.args[0].value.startswith("--")
+  }  # fmt: skip
 
 
 def _check_launcher(words: list[str]) -> None:
@@ -235,8 +247,15 @@ def _check(words: list[str]) -> None:
   if module == "lamd_jax.main":
     if "--help" not in arguments and "--helpfull" not in arguments:
       _check_main(arguments)
-  elif module.startswith("lamd_jax."):
+  else:
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    _check_main(arguments[split + 1 :])  # a benchmark passes them on
+    arguments = arguments[:split]
     known = _flags_of(module)
+    given = {argument.partition("=")[0] for argument in arguments}
+    if arguments and "--help" not in given and module != "lamd_jax.tools.convert":
+      missing = _required_of(module) - given
+      assert not missing, f"{module} needs {', '.join(sorted(missing))}"
     if module == "lamd_jax.tools.prepare":  # takes the keys of the data group
       known |= {f"--{key}" for key in config_lib.defaults().data}
     for argument in (a for a in arguments if a.startswith("--")):
@@ -273,6 +292,9 @@ def test_faulty_commands_are_found():
     "python -m lamd_jax.tools.nothing DIR",
     "python -m lamd_jax.tools.score --reall X",
     "python -m lamd_jax.tools.convert i4d --source X",
+    "python -m benchmarks.lamd_tradeoff --cells 1e-5:4 -- --eval.clips=8",
+    "python -m benchmarks.lamd_tradeoff --out=X -- --eval.clipz=8",
+    "python -m benchmarks.first_step --stages=X",
     "launch/tpu_pod.sh --zoone x -- true",
     "launch/slurm.sh --name x -- python -m lamd_jax.main --modee=train",
   ):

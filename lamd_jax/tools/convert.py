@@ -20,7 +20,8 @@
     --out dpt_large.safetensors
 
 Needs no torch and runs nothing that stands in the sources. Beside the output a record
-OUT.json says what was read, by SHA-256, and which tensor became which.
+OUT.json says what was read, by SHA-256, and which tensor became which; `convert lvdm`
+leaves OUT/convert.json.
 """
 
 from __future__ import annotations
