@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 from lamd_jax import ahead
 from lamd_jax import command_line
 from lamd_jax import config as config_lib
+from lamd_jax import eval_checks
 from lamd_jax import own_data
 from lamd_jax import run_folder
 from lamd_jax import sample_checks
@@ -168,7 +169,12 @@ def resolve(line: command_line.CommandLine) -> Request:
     count = jax.device_count()
   validation.check_config(config, count)
   sample_checks.check_sample(sample, config)
-  sample_checks.check_eval(evaluation, config)
+  eval_checks.check_eval(evaluation, config)
+  if line.mode == "train" and evaluation.protocol:
+    raise ConfigError(
+      f"--eval.protocol={evaluation.protocol}: a training ends with simple scores; say"
+      " it with --mode=evaluate"
+    )
   return Request(config, workdir, sample, evaluation, compilation)
 
 

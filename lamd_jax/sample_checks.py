@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of `--sample.*` and `--eval.*` against the run they are asked of."""
+"""Checks of `--sample.*` against the run they are asked of."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def check_sample(sample: ConfigDict, config: ConfigDict) -> None:
     raise ConfigError(
       f"--sample.formats={sample.formats}: choose from {', '.join(FORMATS)}"
     )
-  _check_steps("sample", sample, config)
-  _check_distilled("sample", sample, config)
+  check_steps("sample", sample, config)
+  check_distilled("sample", sample, config)
   if config.system == "gen1":
     _check_edit(sample, config)
     return
@@ -351,22 +351,8 @@ def _check_long(sample: ConfigDict, config: ConfigDict) -> None:
     )
 
 
-def check_eval(evaluation: ConfigDict, config: ConfigDict) -> None:
-  """Raises ConfigError if `--eval.*` does not fit the run's config."""
-  for key, value in limits.leaves(evaluation):
-    limits.check_leaf("eval", key, value)
-  if config.system == "gen1":
-    check_structure_level("eval", evaluation, config)
-  _check_steps("eval", evaluation, config)
-  _check_distilled("eval", evaluation, config)
-  if config.system == "gen1" and evaluation.sampler == DISTILLED:
-    raise ConfigError(
-      f"--eval.sampler={DISTILLED}: gen1's report compares scales of guidance, which a"
-      " distilled network has but one of; look at --mode=sample"
-    )
-
-
-def _check_steps(flag: str, group: ConfigDict, config: ConfigDict) -> None:
+def check_steps(flag: str, group: ConfigDict, config: ConfigDict) -> None:
+  """Raises ConfigError if a chain has more steps than the run has levels."""
   if group.steps > config.diffusion.steps:
     raise ConfigError(
       f"--{flag}.steps={group.steps}: more than the diffusion.steps="
@@ -374,7 +360,7 @@ def _check_steps(flag: str, group: ConfigDict, config: ConfigDict) -> None:
     )
 
 
-def _check_distilled(flag: str, group: ConfigDict, config: ConfigDict) -> None:
+def check_distilled(flag: str, group: ConfigDict, config: ConfigDict) -> None:
   """Raises ConfigError if the distilled network is asked for what it does not know."""
   if group.sampler != DISTILLED:
     return

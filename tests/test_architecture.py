@@ -24,6 +24,7 @@ ALLOWED = {
   "meshes": {"errors"},
   "validation": {"errors", "limits", "meshes"},
   "sample_checks": {"errors", "limits", "validation"},
+  "eval_checks": {"errors", "limits", "sample_checks"},
   "media": {"errors"},
   "segments": {"errors", "media"},
   "long_video": {"rng", "systems"},

@@ -66,6 +66,8 @@ def _run(tmp_path, capsys, *arguments):
       [GEN1, *(f"--config.model.prior.{x}" for x in ("kind=diffusion", "levels=5", "steps=9"))],
       ["prior.steps=9", "prior.levels=5"],
     ),
+    ([SKY, "--eval.task=reconstruction"], ["add --eval.protocol=NAME"]),
+    ([SKY, "--eval.protocol=lvdm"], ["protocol=lvdm", "--mode=evaluate"]),
     ([SKY, "--sample.overlap=2"], ["overlap=2", "add --sample.long"]),
     ([SKY, "--sample.shared=3"], ["shared=3", "such as gen1"]),
     ([SKY, "--sample.stepz=3"], ["sample.stepz", "did you mean steps"]),

@@ -271,8 +271,12 @@ def _evaluation_clips(
     videos, table, config, seed, skipped=skipped, augment=False, truth=truth
   )
   with futures.ThreadPoolExecutor(max(config.num_threads, 1)) as threads:
-    made = threads.map(make_clip, range(rows), range(rows))
-    return np.stack([clip[field] for clip in made])
+    clips = None
+    for row, made in enumerate(threads.map(make_clip, range(rows), range(rows))):
+      if clips is None:  # thousands of clips: no second copy to stack them
+        clips = np.empty((rows, *made[field].shape), made[field].dtype)
+      clips[row] = made[field]
+  return clips
 
 
 def labels(

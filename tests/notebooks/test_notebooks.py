@@ -15,6 +15,7 @@ import pytest
 
 from lamd_jax import command_line
 from lamd_jax import config as config_lib
+from lamd_jax import eval_checks
 from lamd_jax import sample_checks
 from lamd_jax import validation
 
@@ -138,7 +139,7 @@ def test_settings_describe_a_run(source, fast, monkeypatch, tmp_path):
   validation.check_config(config, 1)
   sample_checks.check_sample(sample.lock(), config)
   scores = command_line.apply(config_lib.eval_defaults(), "eval", line)
-  sample_checks.check_eval(scores, config)
+  eval_checks.check_eval(scores, config)
 
 
 def _shown(cells):
