@@ -31,6 +31,7 @@ from lamd_jax import validation
 from lamd_jax.errors import ConfigError
 from lamd_jax.errors import InputError
 from lamd_jax.training import distributed
+from lamd_jax.training import host_memory
 from lamd_jax.training import monitor
 
 HELP = """usage: python -m lamd_jax.main [flags]
@@ -224,6 +225,7 @@ def run(argv: list[str]) -> int:
 
 
 def main() -> None:
+  host_memory.keep()
   logging.use_absl_handler()
   flags.FLAGS.mark_as_parsed()  # or absl begins its log with a warning about it
   logging.set_verbosity(os.environ.get("LAMD_LOG", "warning"))
