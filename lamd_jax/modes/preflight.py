@@ -102,19 +102,19 @@ def _missing_perceptual(config: ConfigDict) -> str:
 
 def check_told(config: ConfigDict, data: ConfigDict, stages: Sequence[str]) -> None:
   """Raises DataError if the clips of `data` lack what `stages` are told of them."""
-  rows = pipeline.check(data, data.split)
   where = f"--config.data.root={data.root}" if data.root else f"data.source={data.source}"
   told = _READ_TEXT if config.model.text.encoder != "none" else ()
   if config.system == "gen1":
     told = _LEARN_TEXT
   if set(told) & set(stages):
-    if not any(pipeline.captions(data, data.split, min(rows, _LOOKED_AT), config.seed)):
+    if not any(pipeline.captions(data, data.split, _LOOKED_AT, config.seed)):
       raise DataError(
         f"{where}: its videos have no captions, and this run follows text; put clip.txt"
         " beside clip.mp4, or a csv with columns path,text"
       )
   classes = config.model.motion.num_classes if config.system == "lamd" else 0
   if classes and "motion_diffusion" in stages:
+    rows = pipeline.check(data, data.split)
     labels = pipeline.labels(data, data.split, rows, config.seed)
     if labels is None or labels.max() >= classes:
       found = "none" if labels is None else f"0 to {labels.max()}"

@@ -36,6 +36,7 @@ from lamd_jax import media
 from lamd_jax import own_data
 from lamd_jax import run_folder
 from lamd_jax import validation
+from lamd_jax.data import pipeline
 from lamd_jax.errors import ConfigError
 from lamd_jax.errors import InputError
 from lamd_jax.errors import WeightsError
@@ -110,6 +111,7 @@ def _check_data(config: ConfigDict, name: str, frames: int) -> None:
   data = config.data.copy_and_resolve_references()
   with data.unlocked():
     data.frames = frames
+  pipeline.check(data, data.split)
   preflight.check_told(config, data, (name,))
 
 
