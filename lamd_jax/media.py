@@ -67,6 +67,11 @@ def atomically(
     partial.unlink(missing_ok=True)
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+  """Writes a text file, whole or not at all."""
+  atomically(path, lambda partial: partial.write_text(text, "utf-8"))
+
+
 def even(frames: np.ndarray) -> np.ndarray:
   """Pads [T,H,W,3]: 4:2:0 chroma needs even sides; an odd one repeats its last row or column."""
   _, height, width, _ = frames.shape

@@ -105,4 +105,4 @@ def tell(
   """
   state = {"frames": frames, "asked": asked, "segments": segments, "video": video}
   text = f"show({json.dumps(state)});\n"
-  media.atomically(folder / "progress.js", lambda path: path.write_text(text, "utf-8"))
+  media.write_text(folder / "progress.js", text)

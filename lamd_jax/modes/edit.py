@@ -171,7 +171,7 @@ def run(
     "notes": notes,
   }
   text = json.dumps(record, indent=2) + "\n"
-  media.atomically(folder / "samples.json", lambda path: path.write_text(text, "utf-8"))
+  media.write_text(folder / "samples.json", text)
   kinds = "input, depth, output" if model.system.structured else "input, output"
   shown = ((BESIDE, kinds), (EDITED, "output"))
   rows = [gallery.row_html(None, [gallery.figure(*what, {})]) for what in shown]

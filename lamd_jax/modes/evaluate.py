@@ -284,8 +284,8 @@ def report(
     result["caption_following"] = following
   if model.system.animates_images:
     result["first_frame"] = _first_frames(config, evaluation, clips)
-  file, text = pathlib.Path(workdir) / "eval/report.json", json.dumps(result, indent=2)
-  media.atomically(file, lambda path: path.write_text(text + "\n", "utf-8"))
+  file = pathlib.Path(workdir) / "eval/report.json"
+  media.write_text(file, json.dumps(result, indent=2) + "\n")
   texts = _texts(config, evaluation)
   tables = _tables(result)
   page = gallery.write(

@@ -307,16 +307,13 @@ def _write(
   texts: Sequence[str], config: ConfigDict, fps: float,
 ) -> None:  # fmt: skip
   folder = pathlib.Path(workdir) / "eval"
-  write = lambda name, text: media.atomically(
-    folder / name, lambda path: path.write_text(text, "utf-8")
-  )
-  write("report.json", json.dumps(result, indent=2) + "\n")
-  write("edits.csv", _csv(result["curves"]))
+  media.write_text(folder / "report.json", json.dumps(result, indent=2) + "\n")
+  media.write_text(folder / "edits.csv", _csv(result["curves"]))
   plots = "<h2>How scores change with the settings of an edit</h2>"
   for knob, names in _PLOTS.items():
     for name in names:
       if plot := _plot(knob, name, result):
-        write(f"{name}_{knob}.svg", plot)
+        media.write_text(folder / f"{name}_{knob}.svg", plot)
         plots += plot
   tables = _tables(result)
   page = gallery.write(

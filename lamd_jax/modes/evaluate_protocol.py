@@ -383,5 +383,5 @@ def _write_segments(
     f"{protocol.name} {protocol.hash()} along the video", "first frame of the segment",
     "distance", curves,
   )  # fmt: skip
-  media.atomically(folder / "segments.csv", lambda part: part.write_text(text))
-  media.atomically(folder / "segments.svg", lambda part: part.write_text(plot))
+  media.write_text(folder / "segments.csv", text)
+  media.write_text(folder / "segments.svg", plot)

@@ -178,6 +178,6 @@ def run(config: ConfigDict, workdir: epath.Path, sample: ConfigDict) -> int:
     "texts": [texts[i % len(texts)] for i in range(sample.n)],
   }
   text = json.dumps(record, indent=2) + "\n"
-  media.atomically(folder / "samples.json", lambda path: path.write_text(text, "utf-8"))
+  media.write_text(folder / "samples.json", text)
   print(f"clips, sheet.png and samples.json are in {folder}")
   return 0

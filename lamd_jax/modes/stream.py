@@ -176,4 +176,4 @@ def _write_record(journal: Journal) -> None:
   }
   text = json.dumps(record, indent=2) + "\n"
   path = journal.folder / "stream.json"
-  media.atomically(path, lambda partial: partial.write_text(text, "utf-8"))
+  media.write_text(path, text)

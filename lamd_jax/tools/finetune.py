@@ -249,8 +249,7 @@ def finetune(options: argparse.Namespace, line: command_line.CommandLine) -> int
     flush=True,
   )
   run_folder.write(out / TRAINING, config)
-  text = json.dumps(record, indent=2) + "\n"
-  media.atomically(out / TRAINING / RECORD, lambda path: path.write_text(text))
+  media.write_text(out / TRAINING / RECORD, json.dumps(record, indent=2) + "\n")
   if _train(stage, found, out, weights).status == "preempted":
     return preemption.EXIT_CODE
   _results(stage, config, out, weights[stage.name], options)

@@ -105,11 +105,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def write(found: dict[str, Any], out: pathlib.Path) -> None:
   """Writes a report as JSON and, beside it, as a page; each whole or not at all."""
-  text = json.dumps(found, indent=2) + "\n"
   page = out.with_suffix(".html")
   try:
-    media.atomically(page, lambda part: part.write_text(score_page.html(found)))
-    media.atomically(out, lambda part: part.write_text(text))
+    media.write_text(page, score_page.html(found))
+    media.write_text(out, json.dumps(found, indent=2) + "\n")
   except OSError as error:
     raise DataError(f"{out} cannot be written ({error.strerror})") from error
   print(f"report   {out}\npage     {page}")
