@@ -212,16 +212,21 @@ def overflow(message: str) -> int:
 def collectives(text: str) -> dict[str, tuple[int, int]]:
   """Counts the collectives of a compiled program's text, and the bytes they yield.
 
-  An asynchronous one is counted where it starts, at its largest part. A loop's body is
-  counted once, however often it runs.
+  An asynchronous one is counted where it starts. A loop's body is counted once, however
+  often it runs.
   """
   counts: dict[str, tuple[int, int]] = {}
   kinds = "|".join(_COLLECTIVES)
-  for shapes, kind in re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", text):
+  for shapes, kind, start in re.findall(rf"= (.*?) ({kinds})(-start)?\(", text):
+    parts = re.findall(r"([a-z]+\d*)\[([\d,]*)\]", shapes)
+    if start and kind != "all-reduce":
+      # Its operands come before its results, and numbers of its own may follow.
+      parts = [part for part in parts if part[1]]
+      parts = parts[len(parts) // 2 :]
     sizes = [
       _BYTES.get(dtype, 4) * math.prod(int(n) for n in dims.split(",") if n)
-      for dtype, dims in re.findall(r"([a-z]+\d*)\[([\d,]*)\]", shapes)
+      for dtype, dims in parts
     ]
     number, total = counts.get(kind, (0, 0))
-    counts[kind] = (number + 1, total + max(sizes, default=0))
+    counts[kind] = (number + 1, total + sum(sizes))
   return counts

@@ -7,6 +7,7 @@ left, axes that are not named have one. The presets are such lines with a name.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import math
 
 from lamd_jax.errors import ConfigError
@@ -15,6 +16,9 @@ from lamd_jax.errors import ConfigError
 # batch too, with large arrays cut. tensor: parts of a layer. frames: parts of a clip.
 AXES = ("data", "fsdp", "tensor", "frames")
 BATCH_AXES = ("data", "fsdp")  # both cut the batch
+
+# Layers that read what another one of the same block made, cut along its outputs.
+READS_CUT = frozenset(("out", "conv_1", "dense_1"))
 
 PRESETS = {
   "one": "",  # the first device alone
@@ -75,3 +79,9 @@ def batch_parts(mesh: str, devices: int) -> int:
   """Into how many pieces the mesh cuts a batch."""
   found = sizes(mesh, devices)
   return math.prod(found[axis] for axis in BATCH_AXES)
+
+
+def tensor_axis(layer: str, shape: Sequence[int], parts: int) -> int | None:
+  """Which axis of a layer's kernel `tensor` cuts into so many parts; None: none."""
+  axis = -2 if layer in READS_CUT else -1
+  return axis if parts > 1 and len(shape) > 1 and shape[axis] % parts == 0 else None

@@ -29,7 +29,7 @@ ALLOWED = {
   "segments": {"errors", "media"},
   "long_video": {"rng", "systems"},
   "gallery": {"media"},
-  "ops": _BASE,
+  "ops": _BASE | {"meshes"},
   "diffusion": _BASE | {"ops"},
   "nn": _BASE | {"ops"},
   "networks": _BASE | {"ops", "nn"},

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from lamd_jax.errors import ConfigError
 from lamd_jax.nn import initializers
 from lamd_jax.nn.layers import GroupNorm
+from lamd_jax.ops import axes
 from lamd_jax.ops import conv as conv_ops
 
 _GROUPS = 32
@@ -110,9 +111,8 @@ class _Conv(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     shape = (*self.kernel, x.shape[-1], self.features)
     kernel = self.param("kernel", initializers.normal(0.02), shape)
-    y = conv_ops.conv(
-      x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.padding
-    )
+    kernel = axes.gathered(kernel.astype(self.dtype), self.name)
+    y = conv_ops.conv(x.astype(self.dtype), kernel, self.stride, self.padding)
     if self.use_bias:
       # PyTorch's default: the published initialisation leaves biases alone.
       fan_in = shape[0] * shape[1] * shape[2] * shape[3]

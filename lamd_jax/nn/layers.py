@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lamd_jax.nn import initializers
+from lamd_jax.ops import axes
 from lamd_jax.ops import conv as conv_ops
 
 
@@ -38,9 +39,8 @@ class Conv(nn.Module):
     padding = self.padding
     if padding is None:
       padding = tuple(((k - 1) // 2, (k - 1) // 2) for k in self.kernel)
-    y = conv_ops.conv(
-      x.astype(self.dtype), kernel.astype(self.dtype), self.stride, padding
-    )
+    kernel = axes.gathered(kernel.astype(self.dtype), self.name)
+    y = conv_ops.conv(x.astype(self.dtype), kernel, self.stride, padding)
     if self.use_bias:
       y = y + self.param("bias", init, (self.features,)).astype(self.dtype)
     return y
@@ -60,7 +60,7 @@ class Dense(nn.Module):
     zeros = initializers.zeros
     init = zeros if self.zero_init else initializers.fan_in_uniform(fan_in)
     kernel = self.param("kernel", init, (fan_in, self.features))
-    y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+    y = x.astype(self.dtype) @ axes.gathered(kernel.astype(self.dtype), self.name)
     if self.use_bias:
       y = y + self.param("bias", init, (self.features,)).astype(self.dtype)
     return y

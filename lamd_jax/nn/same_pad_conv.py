@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from lamd_jax.nn import initializers
+from lamd_jax.ops import axes
 from lamd_jax.ops import conv as conv_ops
 
 Triple = tuple[int, int, int]
@@ -81,4 +82,5 @@ def _params(
   shape = (*module.kernel, width_in, module.features)
   kernel = module.param("kernel", init, shape)
   bias = module.param("bias", init, (module.features,))
-  return kernel.astype(module.dtype), bias.astype(module.dtype)
+  kernel = axes.gathered(kernel.astype(module.dtype), module.name)
+  return kernel, bias.astype(module.dtype)

@@ -23,6 +23,8 @@ import math
 import jax
 from jax.sharding import PartitionSpec
 
+from lamd_jax import meshes
+
 # Logical axis -> the mesh axes that cut it.
 MEANING: dict[str, tuple[str, ...]] = {
   "batch": ("data", "fsdp"),
@@ -102,6 +104,27 @@ def _report(shape: tuple[int, ...], i: int, name: str, parts: int) -> None:
 def frame_parts() -> int:
   """Into how many pieces the mesh cuts a clip in time; 1 without one."""
   return _mesh_sizes().get("frames", 1)
+
+
+def gathered(kernel: jax.Array, layer: str | None) -> jax.Array:
+  """Joins the pieces of a layer's kernel that the mesh's `fsdp` cuts, where it is used.
+
+  Left to itself, the partitioner for TPUs sends the pieces round a ring and computes
+  with one at a time: of 256 devices each holds a few channels of a kernel, which fill
+  little of a matrix unit. Others exchange activations. The gradient is summed whole for
+  the same reason, and then cut.
+  """
+  sizes = _mesh_sizes()
+  if sizes.get("fsdp", 1) == 1:
+    return kernel
+  as_it_lies = PartitionSpec.UNCONSTRAINED
+  spec: list[object] = [None] * kernel.ndim
+  cut = meshes.tensor_axis(layer or "", kernel.shape, sizes["tensor"])
+  if cut is not None:
+    spec[cut] = as_it_lies
+  # What joins is this array and not the one that it was cast from, in float32.
+  kernel = jax.lax.with_sharding_constraint(kernel, PartitionSpec(*[as_it_lies] * kernel.ndim))
+  return jax.lax.with_sharding_constraint(kernel, PartitionSpec(*spec))
 
 
 def fold(x: jax.Array) -> jax.Array:

@@ -31,8 +31,6 @@ Tree = Any
 BATCH_AXES = meshes.BATCH_AXES
 # Smaller arrays are replicated: gathering them costs more than keeping them.
 MIN_SHARD_BYTES = 4 << 20
-# Layers that read what another one of the same block made, cut along its outputs.
-READS_CUT = frozenset(("out", "conv_1", "dense_1"))
 
 
 def make_mesh(preset: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -91,17 +89,17 @@ def spec_for(
     sizes: of the mesh's axes.
     min_bytes: smaller arrays stay whole.
 
-  A kernel's last dimension, or for a layer of READS_CUT the one before, is cut along
-  `tensor`. Along `fsdp` the largest dimension that is left is, the last one among
+  A kernel is cut along `tensor` where `meshes.tensor_axis` says. Along `fsdp` the largest dimension that is left is, the last one among
   equals. A dimension that is not divisible is not cut.
   """
   spec: list[str | None] = [None] * len(shape)
   if math.prod(shape) * itemsize < min_bytes:
     return PartitionSpec()
-  if sizes["tensor"] > 1 and len(shape) > 1 and names[-1] == "kernel":
-    axis = -2 if READS_CUT.intersection(names[-2:-1]) else -1
-    if shape[axis] % sizes["tensor"] == 0:
-      spec[axis] = "tensor"
+  if names[-1] == "kernel":
+    layer = names[-2] if len(names) > 1 else ""
+    cut = meshes.tensor_axis(layer, shape, sizes["tensor"])
+    if cut is not None:
+      spec[cut] = "tensor"
   parts = sizes["fsdp"]
   free = [
     (size, axis)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 
 import jax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -112,3 +112,26 @@ def test_the_exchange_between_space_and_time_is_one_all_to_all_each_way():
     np.testing.assert_array_equal(step(X), X[:, ::-1])
   assert text.count(" all-to-all(") == 2
   assert "all-gather" not in text
+
+
+@pytest.mark.parametrize(
+  "layer, cut, whole",
+  [
+    ("dense_0", PartitionSpec("fsdp", "tensor"), PartitionSpec(None, "tensor")),
+    ("dense_1", PartitionSpec("tensor", "fsdp"), PartitionSpec("tensor", None)),
+  ],
+)
+def test_a_kernel_is_joined_along_fsdp_alone(layer, cut, whole):
+  mesh = _mesh(fsdp=4, tensor=2)
+  kernel = jax.device_put(jnp.arange(64.0).reshape(8, 8), NamedSharding(mesh, cut))
+  with jax.set_mesh(mesh):
+    found = jax.jit(lambda x: axes.gathered(x, layer))(kernel)
+  assert found.sharding.is_equivalent_to(NamedSharding(mesh, whole), 2)
+  np.testing.assert_array_equal(found, kernel)
+
+
+def test_without_fsdp_a_kernel_is_left_alone():
+  x = jnp.zeros((8, 8))
+  with jax.set_mesh(_mesh(data=8)):
+    assert axes.gathered(x, "in") is x
+  assert axes.gathered(x, "in") is x
