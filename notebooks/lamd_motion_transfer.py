@@ -78,7 +78,7 @@ python("-c", "import jax; print('devices:', jax.devices())")
 # ## Settings
 #
 # `configs/lamd_cater_gen_v1.py:demo`, 16 frames of 64x64, has 450 and 560 steps.
-# Below are fewer, minutes on a laptop (not timed by itself). **Expect little of so
+# Below are fewer: the notebook took 7 minutes on two CPU cores. **Expect little of so
 # short a training**: the image is kept, the motion is in part. `docs/results.md` has
 # what those, and 700 and 900, gave.
 

@@ -78,7 +78,8 @@ python("-c", "import jax; print('devices:', jax.devices())")
 # ## Settings
 #
 # `configs/lvdm_sky_long.py:demo` trains for about a quarter of an hour on two CPU
-# cores. Below are fewer steps, some minutes of training; clips get blurrier for it.
+# cores. Below are fewer steps: the notebook took 10 minutes there beside other work.
+# Clips get blurrier for it.
 # For the demo's quality remove all of `FLAGS` but `--config.train.report=false`; after
 # a run with these, name another `RUN` too.
 

@@ -76,8 +76,8 @@ python("-c", "import jax; print('devices:', jax.devices())")
 # ## Settings
 #
 # `configs/own_videos.py` in its demo variant: 32x32 pixels and the networks of the
-# quickstart, so minutes on a laptop, with the same steps below that the quickstart
-# has.
+# quickstart, so minutes on a laptop (not timed in one piece), with the same steps below
+# that the quickstart has.
 
 # %%
 CONFIG = "configs/own_videos.py"

@@ -81,7 +81,8 @@ python("-c", "import jax; print('devices:', jax.devices())")
 #
 # `configs/lvdm_sky.py:demo` is made for two CPU cores: 16 frames of 32x32. Any key of
 # a config is a flag, and what is written below are flags. On two idle cores the whole
-# demo took 4 min 44 s; a laptop is in that region, Colab's two cores may be slower.
+# demo took 4 min 44 s, the notebook, which resumes and scores too, 10 minutes beside
+# other work; a laptop is in that region, Colab's two cores may be slower.
 # On a GPU the same commands work; how long they take there was not measured (not
 # run).
 
