@@ -2,10 +2,10 @@
 """Meshes, and where each array of the training state lies.
 
 `meshes.py` says which axes there are and what the presets mean. Along `fsdp` every
-large array is cut and gathered when it is used. Along `tensor` the layers are cut: of
-two matrices in a row the first by its outputs and the second by its inputs, so that
-what lies between them, channels or heads, is never whole on a device. `frames` cuts
-activations alone (`ops/axes.py`).
+large array is cut, and a kernel gathered when it is used (`ops/axes.py`: gathered). Along
+`tensor` the layers are cut: of two matrices in a row the first by its outputs and the
+second by its inputs, so that what lies between them, channels or heads, is never whole on
+a device. `frames` cuts activations alone.
 
 The axes are Auto: XLA propagates shardings, and a layer without annotation still works.
 """
@@ -89,8 +89,9 @@ def spec_for(
     sizes: of the mesh's axes.
     min_bytes: smaller arrays stay whole.
 
-  A kernel is cut along `tensor` where `meshes.tensor_axis` says. Along `fsdp` the largest dimension that is left is, the last one among
-  equals. A dimension that is not divisible is not cut.
+  A kernel is cut along `tensor` where `meshes.tensor_axis` says. Along `fsdp` the
+  largest dimension that is left is, the last one among equals. A dimension that is not
+  divisible is not cut.
   """
   spec: list[str | None] = [None] * len(shape)
   if math.prod(shape) * itemsize < min_bytes:
