@@ -119,12 +119,13 @@ def gathered(kernel: jax.Array, layer: str | None) -> jax.Array:
     return kernel
   as_it_lies = PartitionSpec.UNCONSTRAINED
   spec: list[object] = [None] * kernel.ndim
-  cut = meshes.tensor_axis(layer or "", kernel.shape, sizes["tensor"])
+  cut = meshes.tensor_axis(layer or "", kernel.shape, sizes.get("tensor", 1))
   if cut is not None:
     spec[cut] = as_it_lies
-  # What joins is this array and not the one that it was cast from, in float32.
-  kernel = jax.lax.with_sharding_constraint(kernel, PartitionSpec(*[as_it_lies] * kernel.ndim))
-  return jax.lax.with_sharding_constraint(kernel, PartitionSpec(*spec))
+  # Held as it is first: else the array is joined that it was cast from, in float32.
+  for places in ([as_it_lies] * kernel.ndim, spec):
+    kernel = jax.lax.with_sharding_constraint(kernel, PartitionSpec(*places))
+  return kernel
 
 
 def fold(x: jax.Array) -> jax.Array:
