@@ -76,14 +76,14 @@ python("-c", "import jax; print('devices:', jax.devices())")
 # %% [markdown]
 # ## Settings
 #
-# `configs/gen1_cater.py:demo`, 8 frames of 64x64, has seven stages and trains for about
-# a quarter of an hour on two CPU cores; objects then stand and move where the video's
-# do (`docs/results.md`). Below the autoencoder and the stages that learn structure have
-# about half of its steps, which was not scored: the notebook took 11 minutes on two CPU
-# cores. **Expect soft blobs in a tone as the picture asks, not all of them where the
-# video's objects are.** The notebook shows how one edits, not how well it can be done.
-# For the demo's quality remove all of `FLAGS` but `--config.train.report=false`; after a
-# run with these, name another `RUN` too.
+# `configs/gen1_cater.py:demo`, 8 frames of 64x64, has seven stages and trains for
+# about a quarter of an hour on two CPU cores; objects then stand and move where the
+# video's do (`docs/results.md`). Below the autoencoder and the stages that learn
+# structure have about half of its steps, which was not scored: the notebook took 11
+# minutes on two CPU cores. **Expect soft blobs in a tone as the picture asks, not all
+# of them where the video's objects are.** The notebook shows how one edits, not how
+# well it can be done. For the demo's quality remove all of `FLAGS` but
+# `--config.train.report=false`; after a run with these, name another `RUN` too.
 
 # %%
 CONFIG = "configs/gen1_cater.py:demo"

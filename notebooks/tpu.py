@@ -76,8 +76,8 @@ python("-c", "import jax; print('devices:', jax.devices())")
 # %% [markdown]
 # ## Settings
 #
-# A few steps of the quickstart's autoencoder are enough to see losses agree; the notebook
-# took 2 and a half minutes on two CPU cores.
+# A few steps of the quickstart's autoencoder are enough to see losses agree; the
+# notebook took 2 and a half minutes on two CPU cores.
 
 # %%
 CONFIG = "configs/lvdm_sky.py:demo"
