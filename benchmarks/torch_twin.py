@@ -12,9 +12,7 @@ Clips are channels first here, `[B,C,T,H,W]`. Only benchmarks and tests import t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import math
-from typing import NamedTuple
 import zlib
 
 import numpy as np
@@ -361,35 +359,23 @@ class VideoAutoencoder(nn.Module):
     return self.decoder(self.post_quant_conv(z))
 
 
-class Form(NamedTuple):
-  """A way to run the same network."""
-
-  memory_format: torch.memory_format
-  folded: bool  # frames in the batch
-  compiled: bool = False  # by torch.compile, minutes for a network
-
-
-# For a benchmark to try them all and keep the fastest.
+# Ways to run the same network, for a benchmark to try them all and keep the fastest:
+# name -> (memory format, frames folded into the batch).
 FORMS = {
-  "plain": Form(torch.contiguous_format, folded=False),
-  "channels_last": Form(torch.channels_last_3d, folded=False),
-  "folded": Form(torch.channels_last_3d, folded=True),
-  "compiled": Form(torch.channels_last_3d, folded=True, compiled=True),
+  "plain": (torch.contiguous_format, False),
+  "channels_last": (torch.channels_last_3d, False),
+  "folded": (torch.channels_last_3d, True),
+  "compiled": (torch.channels_last_3d, True),  # and then torch.compile
 }
 
 
 def in_form(module: nn.Module, form: str) -> nn.Module:
   """Returns `module`, set to run as FORMS[form] says. Inputs need no change."""
-  memory_format, folded, _ = FORMS[form]
+  memory_format, folded = FORMS[form]
   for m in module.modules():
     if isinstance(m, FrameConv):
       m.folded = folded
   return module.to(memory_format=memory_format)
-
-
-def call_in_form(function: Callable, form: str) -> Callable:
-  """Returns `function`, of modules that are `in_form`, compiled if the form asks."""
-  return torch.compile(function) if FORMS[form].compiled else function
 
 
 def fill(module: nn.Module) -> nn.Module:

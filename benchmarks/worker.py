@@ -121,16 +121,17 @@ def _twin(case: str, form: str, threads: int, batch: int) -> Program:
   z = torch.randn(batch, channels, frames, height, width)
   z = z.to(memory_format=memory_format)
   t = torch.full((batch,), 500)
+  compiled = torch.compile if form == "compiled" else lambda function: function
 
   def unet() -> Any:  # a module, or what stands for it compiled
     network = torch_twin.UNet(
       channels, int(case.split("_")[1]), (1, 2, 3, 4), 3, (2, 4, 8), 4, 4
     )
-    return torch_twin.call_in_form(torch_twin.in_form(network, form), form)
+    return compiled(torch_twin.in_form(network, form))
 
   def decoder() -> Callable[[Any], Any]:
     network = torch_twin.VideoAutoencoder(32, (4, 8, 8), channels)
-    return torch_twin.call_in_form(torch_twin.in_form(network, form).decode, form)
+    return compiled(torch_twin.in_form(network, form).decode)
 
   if case.endswith("gradient"):
     network = unet()
