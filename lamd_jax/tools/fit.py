@@ -6,8 +6,9 @@
 
 A cell is one stage's training step on one slice. It is compiled fast with one and with
 two clips on each part of the mesh that cuts the batch; the line through both says how
-many fit, and the exact compiler confirms that number (--exact=no leaves this out; a fast
-program's memory is another, so the number is then a guess). Each compilation, minutes
+many fit. Where that is far from what was compiled (the optimizer's memory may hide that
+of few clips), more are compiled fast. The exact compiler confirms the number (--exact=no
+leaves this out; a fast program's memory is another, so the number is then a guess). Each compilation, minutes
 long, is a line of --out once it is done. A second start goes on from there, and the
 table in Markdown names what was not run. With --smallest=yes the slices that follow the
 first one that holds a clip are left out; name them in order.
@@ -34,6 +35,7 @@ from lamd_jax.tools import paths
 
 _PROBES = (1, 2)  # clips on a part that are compiled fast
 _MOST = 512  # clips on a part; more is not asked about
+_REACH = 4  # times the most clips compiled fast: how far the line is trusted
 
 
 class Cell(NamedTuple):
@@ -58,18 +60,24 @@ Rows = dict[Cell, dict[Trial, dict[str, Any]]]
 
 
 def fast_limit(known: Known) -> int | None:
-  """The most clips by the line through the fast ones; 0: none; None: not known yet."""
+  """The most clips by the line through the two largest fast ones.
+
+  0: none fits; None: not known yet.
+  """
   fast = {trial.clips: row for trial, row in known.items() if trial.fast}
   if len(fast) < len(_PROBES):
     return None
-  if not all(row["needed"] for row in fast.values()):
-    return 0  # so large that the compiler gave no number
-  (a, first), (b, second) = sorted(fast.items())
-  slope = (second["needed"] - first["needed"]) / (b - a)
-  room = first["available"] - first["needed"]
+  # Of some that are too large the compiler gives no number.
+  told = sorted(clips for clips, row in fast.items() if row["needed"])
+  most = min([_MOST + 1, *(clips for clips in fast if clips not in told)]) - 1
+  if len(told) < len(_PROBES):
+    return 0
+  a, b = told[-2:]
+  slope = (fast[b]["needed"] - fast[a]["needed"]) / (b - a)
+  room = fast[a]["available"] - fast[a]["needed"]
   if slope <= 0:  # what moves is not the batch's
-    return _MOST if room >= 0 else 0
-  return min(_MOST, max(0, a + math.floor(room / slope)))
+    return most if room >= 0 else 0
+  return min(most, max(0, a + math.floor(room / slope)))
 
 
 def next_trial(known: Known, exact: bool) -> Trial | None:
@@ -82,19 +90,23 @@ def next_trial(known: Known, exact: bool) -> Trial | None:
   for clips in _PROBES:
     if Trial(clips, True) not in known:
       return Trial(clips, True)
+  limit = fast_limit(known) or 0
+  largest = max(trial.clips for trial in known if trial.fast)
+  if limit > _REACH * largest:
+    return Trial(_REACH * largest, True)
   if not exact:
     return None
   tried = [trial.clips for trial in known if not trial.fast]
   if not tried:
     # One clip may fit exactly where it does not in a hurry.
-    return Trial(max(1, fast_limit(known) or 1), False)
+    return Trial(max(1, limit), False)
   least = min(tried)
   row = known[Trial(least, False)]
   if row["fits"] or least == 1:
     return None
-  fast = [known[Trial(clips, True)]["needed"] for clips in _PROBES]
-  # Of small batches the optimizer's memory may hide that of the clips.
-  slope = max(fast[1] - fast[0], (row["needed"] - fast[0]) / (least - _PROBES[0]), 1)
+  first, second = (known[Trial(clips, True)]["needed"] for clips in _PROBES)
+  # What is over by the exact number, at the dearest clip that was seen.
+  slope = max(second - first, (row["needed"] - first) / (least - _PROBES[0]), 1)
   over = (row["needed"] - row["available"]) / slope
   return Trial(max(1, least - max(1, math.ceil(over))), False)
 
@@ -181,10 +193,11 @@ def _row(known: Known) -> Iterator[str]:
   if confirmed or not clips:
     yield f"{gib(row['needed'])} of {gib(row['available'])} GiB"
   else:
-    fast = [known[Trial(n, True)]["needed"] for n in _PROBES]
-    predicted = fast[0] + (clips - _PROBES[0]) * (fast[1] - fast[0])
+    fast = sorted((t.clips, row["needed"]) for t, row in known.items() if t.fast)
+    (a, low), (b, high) = [pair for pair in fast if pair[1]][-2:]
+    predicted = low + (clips - a) * (high - low) / (b - a)
     yield f"about {gib(predicted)} of {gib(row['available'])} GiB"
-  yield "confirmed" if confirmed else "by two fast compilations"
+  yield "confirmed" if confirmed else f"by fast compilations of up to {b}"
 
 
 def table(rows: Rows, cells: Sequence[Cell]) -> str:

@@ -49,7 +49,7 @@ def test_without_the_exact_one_the_table_says_what_it_rests_on(tmp_path):
   text = fit.table(_fill(tmp_path, compiler, exact=False), [CELL])
   assert len(compiler.calls) == 2
   # 1.1 x 14 GiB, on the line.
-  assert text.endswith("| 8 | about 15.4 of 16.0 GiB | by two fast compilations |")
+  assert text.endswith("| 8 | about 15.4 of 16.0 GiB | by fast compilations of up to 2 |")
 
 
 def test_a_number_that_does_not_hold_is_lowered_by_what_was_over(tmp_path):
@@ -58,7 +58,7 @@ def test_a_number_that_does_not_hold_is_lowered_by_what_was_over(tmp_path):
   rows = _fill(tmp_path, compiler)
   # At 31 clips 16 GiB are over. From 1 GiB at one clip to 32 at 31 a clip takes 31/30
   # GiB, more than the fast line's 0.5: 16 clips less, which is the truth.
-  assert compiler.calls[2:] == [(31, False), (15, False)]
+  assert compiler.calls[2:] == [(8, True), (31, False), (15, False)]
   assert fit.answer(rows[CELL])[0] == 15
 
 
@@ -71,8 +71,32 @@ def test_one_clip_is_asked_exactly_where_it_does_not_fit_in_a_hurry(tmp_path, he
 
 
 def test_memory_that_does_not_grow_is_not_extrapolated_without_end(tmp_path):
-  rows = _fill(tmp_path, Compiler(3, 0), exact=False)
+  compiler = Compiler(3, 0)
+  rows = _fill(tmp_path, compiler, exact=False)
   assert fit.answer(rows[CELL])[0] == 512
+  assert [clips for clips, _ in compiler.calls] == [1, 2, 8, 32, 128]
+
+
+def test_what_the_optimizer_hides_of_few_clips_is_seen_at_more(tmp_path):
+  # The update needs 3 GiB, before it n/4 clips: 1, 2 and 8 look alike, 32 does not.
+  class Update(Compiler):
+    def __call__(self, cell, trial):
+      row = super().__call__(cell, trial)
+      return row | {"needed": max(3 * GIB, row["needed"])}
+
+  compiler = Update(0, 0.25, fast=1)
+  rows = _fill(tmp_path, compiler, exact=False)
+  assert [clips for clips, _ in compiler.calls] == [1, 2, 8, 32]
+  # By the line from 3 GiB at 8 to 8 GiB at 32; the truth is 64.
+  assert fit.answer(rows[CELL])[0] == 70
+  assert fit.table(rows, [CELL]).endswith("by fast compilations of up to 32 |")
+
+
+def test_one_of_many_clips_that_gets_no_number_bounds_the_others():
+  row = lambda needed: {"fits": needed <= ROOM, "needed": needed, "available": ROOM}
+  known = {fit.Trial(n, True): row(x) for n, x in ((1, GIB), (2, GIB), (8, 0))}
+  assert fit.fast_limit(known) == 7
+  assert fit.next_trial(known, exact=True) == (7, False)
 
 
 def test_a_program_too_large_for_a_number_does_not_fit():
