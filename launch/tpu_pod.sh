@@ -49,7 +49,6 @@ needs "$type" --type
 where=(--zone="$zone")
 [[ -z $project ]] || where+=(--project="$project")
 queued=(gcloud alpha compute tpus queued-resources)
-remote="$(show "$@")"
 # The workers remember what was installed, since this launcher need not be the one that
 # asked for the slice. A --setup with another text is another file.
 mark=".lamd_setup_$(cksum <<<"$setup" | cut -d' ' -f1)"
@@ -59,7 +58,7 @@ trap 'rm -f "$errors"' EXIT
 
 # shellcheck disable=SC2329 # called by the trap
 leave() {
-  say "stopped; $name stays, and bills once it is there; its run may go on. To end both:"
+  say "stopped; $name stays, and bills once it is there; its run goes on. To end both:"
   show "${queued[@]}" delete "$name" "${where[@]}" --force >&2
   exit 130
 }
@@ -114,20 +113,34 @@ wait_active() {
   done
 }
 
+# on_workers run|ended COMMAND...: see on_worker.sh, whose text a worker is sent.
 on_workers() {
-  run gcloud compute tpus tpu-vm ssh "$name" "${where[@]}" --worker=all --command="$1"
+  local script=on_worker.sh
+  ((DRY_RUN)) || script="$(printf 'bash -c %q' "$(<"$here/on_worker.sh")")"
+  run gcloud compute tpus tpu-vm ssh "$name" "${where[@]}" --worker=all \
+    --command="$script $(show "$@")"
 }
 
+steps=(command)
+[[ -z $setup ]] || steps=(setup command)
 for ((attempt = 0; attempt <= restarts; attempt++)); do
   wait_active
-  code=0
-  if [[ -n $setup ]]; then on_workers "$install" || code=$?; fi
-  if ((code == 0)); then on_workers "$remote" || code=$?; fi
+  for step in "${steps[@]}"; do
+    todo=("$@")
+    [[ $step == command ]] || todo=(bash -c "$install")
+    code=0
+    on_workers run "${todo[@]}" || code=$?
+    ((code == 0)) || break
+  done
   ((code != 0)) || break
   if ((code != PREEMPTED)) && [[ $(state) == ACTIVE ]]; then
-    break # the run's own failure, not the machines'
+    # gcloud's code does not tell a run that failed from a connection that did.
+    if on_workers ended "${todo[@]}"; then break; fi
+    say "no connection (exit $code): following $name again"
+    sleep "$POLL_SECONDS"
+  else
+    say "preempted (exit $code): start $((attempt + 1)) again"
   fi
-  say "preempted (exit $code): start $((attempt + 1)) again"
 done
 ((keep)) || delete
 exit "$code"

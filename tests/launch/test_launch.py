@@ -179,9 +179,25 @@ def test_pod_whose_run_fails_is_not_started_again(stubs):
   stubs.add(
     "gcloud",
     ("describe", 0, "ACTIVE\n"), ("ssh", 2, ""), ("describe", 0, "ACTIVE\n"),
+    ("ended", 0, ""),
   )  # fmt: skip
   assert stubs.launch("tpu_pod.sh", *POD, "--", *RUN).returncode == 2
-  assert _verbs(stubs.calls("gcloud")).count("ssh") == 1
+  assert _verbs(stubs.calls("gcloud"))[-3:] == ["describe", "ssh", "delete"]
+
+
+def test_pod_whose_connection_is_lost_is_followed_again(stubs):
+  stubs.add(
+    "gcloud",
+    ("describe", 0, "ACTIVE\n"),
+    ("ssh", 255, ""),
+    ("describe", 0, "ACTIVE\n"),
+    ("ended", 255, ""),
+    ("describe", 0, "ACTIVE\n"),
+  )
+  done = stubs.launch("tpu_pod.sh", *POD, "--keep", "--", *RUN)
+  assert done.returncode == 0 and "no connection (exit 255)" in done.stderr
+  first, asked, second = [c for c in stubs.calls("gcloud") if "ssh" in c]
+  assert first == second and first != asked
 
 
 def test_pod_whose_state_cannot_be_asked_is_asked_again(stubs):
@@ -192,11 +208,12 @@ def test_pod_whose_state_cannot_be_asked_is_asked_again(stubs):
     ("ssh", 2, ""),
     ("describe", 1, "UNAVAILABLE\n"),  # not "taken away": not started again
     ("describe", 0, "ACTIVE\n"),
+    ("ended", 0, ""),
   )
   done = stubs.launch("tpu_pod.sh", *POD, "--", *RUN)
   assert done.returncode == 2 and done.stderr.count("again: UNAVAILABLE") == 2
   assert _verbs(stubs.calls("gcloud")) == [
-    "describe", "describe", "ssh", "describe", "describe", "delete",
+    "describe", "describe", "ssh", "describe", "describe", "ssh", "delete",
   ]  # fmt: skip
 
 
@@ -221,6 +238,24 @@ def test_pod_that_an_earlier_launcher_asked_for_is_set_up_once(stubs, tmp_path):
   assert set_up(setup) == 0 and log.read_text().count("done") == 1
   assert set_up("echo more >> log") == 0 and log.read_text().endswith("done\nmore\n")
   assert "create" not in _verbs(stubs.calls("gcloud"))
+
+
+def test_a_worker_goes_on_without_its_connection_and_is_followed_by_the_next(tmp_path):
+  text = (LAUNCH / "on_worker.sh").read_text()
+  command = ("bash", "-c", "echo start; until test -e go; do sleep 0.1; done; exit 7")
+  told = lambda what: ["bash", "-c", text, what, *command]
+  options = dict(cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+  ended = lambda: not subprocess.run(told("ended"), cwd=tmp_path, check=False).returncode
+  with subprocess.Popen(told("run"), start_new_session=True, **options) as first:
+    assert first.stdout.readline() == "start\n" and not ended()
+    os.killpg(first.pid, signal.SIGKILL)  # all that the connection holds
+  with subprocess.Popen(told("run"), **options) as second:
+    assert second.stdout.readline() == "start\n"  # of the first: it was not begun anew
+    (tmp_path / "go").touch()
+    assert second.wait(30) == 7
+    assert second.stdout.read() == "" and ended()
+  third = subprocess.run(told("run"), **options, check=False)
+  assert third.returncode == 7 and third.stdout == "start\n"  # ended: begun anew
 
 
 def test_pod_that_is_left_says_how_to_delete_it(stubs):
