@@ -9,7 +9,6 @@ after a preemption signal (a launcher starts the same command again).
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import textwrap
@@ -23,16 +22,15 @@ from ml_collections import ConfigDict
 from lamd_jax import ahead
 from lamd_jax import command_line
 from lamd_jax import config as config_lib
+from lamd_jax import errors
 from lamd_jax import eval_checks
 from lamd_jax import own_data
 from lamd_jax import run_folder
 from lamd_jax import sample_checks
 from lamd_jax import validation
 from lamd_jax.errors import ConfigError
-from lamd_jax.errors import InputError
 from lamd_jax.training import distributed
 from lamd_jax.training import host_memory
-from lamd_jax.training import monitor
 
 HELP = """usage: python -m lamd_jax.main [flags]
 
@@ -101,12 +99,6 @@ def usage() -> str:
     evaluation=wrap(config_lib.eval_defaults()),
     compilation=wrap(config_lib.compile_defaults()),
   )
-
-
-# A full disk, a folder of somebody else: no mistake of the program's, so one line.
-_OF_THE_DISK = (
-  errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
-)  # fmt: skip
 
 
 class Request(NamedTuple):
@@ -187,41 +179,30 @@ def run(argv: list[str]) -> int:
   if any(arg in ("--help", "-h", "-help") for arg in argv[1:]):
     print(HELP.format(modes=", ".join(command_line.MODES)), end="")
     return 0
-  try:
-    line = command_line.parse(argv[1:])
-    config, workdir, sample_flags, eval_flags, compile_flags = resolve(line)
-    if not line.workdir:
-      print(f"lamd_jax: no --workdir given, using {workdir}", flush=True)
-    # Late: these import everything, and flag errors should be fast.
-    from lamd_jax.modes import compile as compile_mode
-    from lamd_jax.modes import dry_run
-    from lamd_jax.modes import evaluate
-    from lamd_jax.modes import sample
-    from lamd_jax.modes import train
+  return errors.exit_code(lambda: _run(argv[1:]))
 
-    if line.dry_run:
-      return dry_run.run(config)
-    if line.mode == "train":
-      return train.run(config, workdir, line.resume, eval_flags)
-    if line.mode == "compile":
-      return compile_mode.run(config, sample_flags, compile_flags)
-    if line.mode == "sample":
-      return sample.run(config, workdir, sample_flags)
-    return evaluate.run(config, workdir, eval_flags)
-  except InputError as error:
-    print(f"lamd_jax: {error}", file=sys.stderr, flush=True)
-    return error.exit_code
-  except monitor.NonFiniteError as error:
-    print(f"lamd_jax: {error}", file=sys.stderr, flush=True)
-    return 1
-  except OSError as error:
-    if error.errno not in _OF_THE_DISK:
-      raise
-    where = error.filename or "a file"
-    print(f"lamd_jax: {where}: {error.strerror}", file=sys.stderr, flush=True)
-    return 1
-  except KeyboardInterrupt:
-    return 130
+
+def _run(arguments: list[str]) -> int:
+  line = command_line.parse(arguments)
+  config, workdir, sample_flags, eval_flags, compile_flags = resolve(line)
+  if not line.workdir:
+    print(f"lamd_jax: no --workdir given, using {workdir}", flush=True)
+  # Late: these import everything, and flag errors should be fast.
+  from lamd_jax.modes import compile as compile_mode
+  from lamd_jax.modes import dry_run
+  from lamd_jax.modes import evaluate
+  from lamd_jax.modes import sample
+  from lamd_jax.modes import train
+
+  if line.dry_run:
+    return dry_run.run(config)
+  if line.mode == "train":
+    return train.run(config, workdir, line.resume, eval_flags)
+  if line.mode == "compile":
+    return compile_mode.run(config, sample_flags, compile_flags)
+  if line.mode == "sample":
+    return sample.run(config, workdir, sample_flags)
+  return evaluate.run(config, workdir, eval_flags)
 
 
 def main() -> None:

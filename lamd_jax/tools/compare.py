@@ -23,13 +23,13 @@ from typing import NamedTuple
 from etils import epath
 from ml_collections import ConfigDict
 
+from lamd_jax import errors
 from lamd_jax import gallery
 from lamd_jax import learning_curves
 from lamd_jax import limits
 from lamd_jax import run_folder
 from lamd_jax import run_scores
 from lamd_jax.errors import ConfigError
-from lamd_jax.errors import InputError
 
 _SHOWN = 12  # clips of each run
 _UNSCORED = (
@@ -184,12 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   parser.add_argument("runs", nargs=2, metavar="RUN")
   parser.add_argument("--out", required=True, type=pathlib.Path, metavar="PAGE.html")
   options = parser.parse_args(arguments)
-  try:
-    print(compare(options.runs, options.out))
-  except InputError as error:
-    print(f"lamd_jax: {error}", file=sys.stderr)
-    return error.exit_code
-  return 0
+  return errors.exit_code(lambda: print(compare(options.runs, options.out)))
 
 
 if __name__ == "__main__":

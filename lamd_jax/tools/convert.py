@@ -33,8 +33,8 @@ import sys
 
 import numpy as np
 
+from lamd_jax import errors
 from lamd_jax.errors import ConfigError
-from lamd_jax.errors import InputError
 from lamd_jax.errors import WeightsError
 from lamd_jax.interchange import perceptual
 from lamd_jax.interchange import torch_zip
@@ -145,12 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   for name, part in PARTS.items():
     part.add_arguments(parts.add_parser(name, help=part.help))
   options = parser.parse_args(arguments)
-  try:
-    PARTS[options.part].run(options)
-  except InputError as error:
-    print(error, file=sys.stderr)
-    return error.exit_code
-  return 0
+  return errors.exit_code(lambda: PARTS[options.part].run(options))
 
 
 if __name__ == "__main__":

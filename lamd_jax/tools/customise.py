@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from lamd_jax import adapters
+from lamd_jax import errors
 from lamd_jax import inputs
 from lamd_jax import limits
 from lamd_jax import loading
@@ -35,7 +36,6 @@ from lamd_jax.data import pipeline
 from lamd_jax.data import transforms
 from lamd_jax.errors import ConfigError
 from lamd_jax.errors import DataError
-from lamd_jax.errors import InputError
 from lamd_jax.errors import WeightsError
 from lamd_jax.modes import train
 from lamd_jax.systems import further_stage
@@ -44,7 +44,6 @@ from lamd_jax.systems import gen1_customise
 from lamd_jax.tools import derived_run
 from lamd_jax.training import checkpoints
 from lamd_jax.training import compile_cache
-from lamd_jax.training import monitor
 from lamd_jax.training import precision
 from lamd_jax.training import preemption
 
@@ -231,14 +230,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the tool; returns the exit code."""
-  try:
-    return customise(_options(argv))
-  except InputError as error:
-    print(f"lamd_jax: {error}", file=sys.stderr)
-    return error.exit_code
-  except monitor.NonFiniteError as error:
-    print(f"lamd_jax: {error}", file=sys.stderr)
-    return 1
+  return errors.exit_code(lambda: customise(_options(argv)))
 
 
 if __name__ == "__main__":

@@ -22,10 +22,10 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from lamd_jax import api
+from lamd_jax import errors
 from lamd_jax import run_folder
 from lamd_jax.data.procedural import world
 from lamd_jax.errors import ConfigError
-from lamd_jax.errors import InputError
 from lamd_jax.evaluation import caption_following
 from lamd_jax.evaluation import cater_pairs
 from lamd_jax.evaluation import disentanglement
@@ -233,12 +233,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
   add("--probe-clips", type=int, default=1024, help="a quarter of them is held out")
   add("--resamples", type=int, default=1000)
   add("--seed", type=int, default=0)
-  try:
+
+  def command() -> None:
     run(parser.parse_args(arguments))
-  except InputError as error:
-    print(error, file=sys.stderr)
-    return error.exit_code
-  return 0
+
+  return errors.exit_code(command)
 
 
 if __name__ == "__main__":

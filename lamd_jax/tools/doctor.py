@@ -14,6 +14,7 @@ import pathlib
 import shlex
 import sys
 
+from lamd_jax import errors
 from lamd_jax import lvdm_variants
 from lamd_jax import own_data
 from lamd_jax.data import index
@@ -155,11 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("folder", metavar="DIR")
   options = parser.parse_args(arguments)
-  try:
-    return run(options.folder)
-  except DataError as error:
-    print(error, file=sys.stderr)
-    return error.exit_code
+  return errors.exit_code(lambda: run(options.folder))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from lamd_jax import adapters
+from lamd_jax import errors
 from lamd_jax import exported
 from lamd_jax import hub
 from lamd_jax import limits
@@ -31,7 +32,6 @@ from lamd_jax import run_folder
 from lamd_jax import run_scores
 from lamd_jax.data import pipeline
 from lamd_jax.errors import ConfigError
-from lamd_jax.errors import InputError
 from lamd_jax.errors import WeightsError
 from lamd_jax.modes import imported
 from lamd_jax.tools import paths
@@ -241,7 +241,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     "--public", action="store_true", help="a repository that --push makes; else private"
   )
   options = parser.parse_args(arguments)
-  try:
+
+  def command() -> None:
     lora = adapters.asked(options.merge, adapters.numbers(options.lora_weight))
     names = export(options.workdir, options.out, options.licence, lora)
     for name in names:
@@ -250,10 +251,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f'read it with lamd_jax.load("{options.out}"); the card is README.md')
     if options.push:
       print(hub.push(options.out, options.push, private=not options.public))
-  except InputError as error:
-    print(f"lamd_jax: {error}", file=sys.stderr)
-    return error.exit_code
-  return 0
+
+  return errors.exit_code(command)
 
 
 if __name__ == "__main__":

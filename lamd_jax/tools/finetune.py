@@ -31,6 +31,7 @@ from ml_collections import ConfigDict
 
 from lamd_jax import adapters
 from lamd_jax import command_line
+from lamd_jax import errors
 from lamd_jax import loading
 from lamd_jax import media
 from lamd_jax import own_data
@@ -38,7 +39,6 @@ from lamd_jax import run_folder
 from lamd_jax import validation
 from lamd_jax.data import pipeline
 from lamd_jax.errors import ConfigError
-from lamd_jax.errors import InputError
 from lamd_jax.errors import WeightsError
 from lamd_jax.modes import preflight
 from lamd_jax.modes import train
@@ -49,7 +49,6 @@ from lamd_jax.tools import derived_run
 from lamd_jax.training import checkpoints
 from lamd_jax.training import compile_cache
 from lamd_jax.training import loop
-from lamd_jax.training import monitor
 from lamd_jax.training import precision
 from lamd_jax.training import preemption
 from lamd_jax.training import status as status_lib
@@ -292,14 +291,7 @@ def _options(
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the tool; returns the exit code."""
-  try:
-    return finetune(*_options(argv))
-  except InputError as error:
-    print(f"lamd_jax: {error}", file=sys.stderr)
-    return error.exit_code
-  except monitor.NonFiniteError as error:
-    print(f"lamd_jax: {error}", file=sys.stderr)
-    return 1
+  return errors.exit_code(lambda: finetune(*_options(argv)))
 
 
 if __name__ == "__main__":

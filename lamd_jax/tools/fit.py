@@ -27,9 +27,10 @@ from typing import Any, NamedTuple
 from lamd_jax import ahead
 from lamd_jax import command_line
 from lamd_jax import config as config_lib
+from lamd_jax import errors
 from lamd_jax import meshes
 from lamd_jax import validation
-from lamd_jax.errors import ConfigError, InputError
+from lamd_jax.errors import ConfigError
 from lamd_jax.modes import compile as compile_mode
 from lamd_jax.tools import paths
 
@@ -195,7 +196,7 @@ def _row(known: Known) -> Iterator[str]:
   else:
     fast = sorted((t.clips, row["needed"]) for t, row in known.items() if t.fast)
     (a, low), (b, high) = [pair for pair in fast if pair[1]][-2:]
-    predicted = low + (clips - a) * (high - low) / (b - a)
+    predicted = low + (clips - a) * max(0, high - low) / (b - a)
     yield f"about {gib(predicted)} of {gib(row['available'])} GiB"
   yield "confirmed" if confirmed else f"by fast compilations of up to {b}"
 
@@ -236,15 +237,14 @@ def main(arguments: Sequence[str]) -> int:
   parser.add_argument("--smallest", choices=("yes", "no"), default="no")
   flags = parser.parse_args(arguments)
   exact, smallest = flags.exact == "yes", flags.smallest == "yes"
-  try:
+
+  def command() -> None:
     ahead.prepare()
     cells = _cells(flags)
     rows = fill(flags.out, cells, measure, exact=exact, smallest=smallest)
     print(table(rows, cells))
-  except InputError as error:
-    print(f"lamd_jax: {error}", file=sys.stderr, flush=True)
-    return error.exit_code
-  return 0
+
+  return errors.exit_code(command)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 import sys
 
+from lamd_jax import errors
 from lamd_jax.data import index
 from lamd_jax.data import layouts
 from lamd_jax.data import probe
@@ -66,12 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     "--timeout", type=float, default=probe.TIMEOUT, help="seconds a file may take"
   )
   options = parser.parse_args(arguments)
-  try:
+
+  def command() -> None:
     run(options.folder, options.source, options.timeout)
-  except DataError as error:
-    print(error, file=sys.stderr)
-    return error.exit_code
-  return 0
+
+  return errors.exit_code(command)
 
 
 if __name__ == "__main__":

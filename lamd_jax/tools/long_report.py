@@ -23,12 +23,12 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from lamd_jax import api
+from lamd_jax import errors
 from lamd_jax import line_plot
 from lamd_jax import run_folder
 from lamd_jax.data import pipeline
 from lamd_jax.errors import ConfigError
 from lamd_jax.errors import DataError
-from lamd_jax.errors import InputError
 from lamd_jax.evaluation import features
 from lamd_jax.evaluation import long_report
 from lamd_jax.tools import paths
@@ -146,12 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   add("--real", type=int, default=256, help="short real clips to compare with")
   add("--window", type=int, default=4, help="segments of a window")
   add("--resamples", type=int, default=200)
-  try:
-    run(parser.parse_args(arguments))
-  except InputError as error:
-    print(error, file=sys.stderr)
-    return error.exit_code
-  return 0
+  return errors.exit_code(lambda: run(parser.parse_args(arguments)))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lamd_jax import config
+from lamd_jax import errors
 from lamd_jax import types
 from lamd_jax.errors import DataError, InputError, WeightsError
 from lamd_jax.interchange import fill
@@ -255,11 +256,7 @@ def main(argv: list[str] | None = None) -> int:
   parser = argparse.ArgumentParser(prog="lamd_jax.tools.parity", description=__doc__)
   parser.add_argument("dir", type=paths.path, help="folder with cases.json")
   folder = parser.parse_args(argv).dir
-  try:
-    return 0 if run(folder) else 1
-  except InputError as error:
-    print(error, file=sys.stderr)
-    return error.exit_code
+  return errors.exit_code(lambda: 0 if run(folder) else 1)
 
 
 if __name__ == "__main__":

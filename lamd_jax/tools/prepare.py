@@ -40,6 +40,7 @@ from ml_collections import ConfigDict
 
 from lamd_jax import command_line
 from lamd_jax import config as config_lib
+from lamd_jax import errors
 from lamd_jax import limits
 from lamd_jax.data import layouts
 from lamd_jax.data import prepared
@@ -229,12 +230,8 @@ def run(arguments: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """Returns the exit code."""
-  try:
-    run(sys.argv[1:] if arguments is None else arguments)
-  except InputError as error:
-    print(f"lamd_jax: {error}", file=sys.stderr, flush=True)
-    return error.exit_code
-  return 0
+  given = sys.argv[1:] if arguments is None else arguments
+  return errors.exit_code(lambda: run(given))
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ import pathlib
 import sys
 from typing import Any
 
+from lamd_jax import errors
 from lamd_jax import media
 from lamd_jax.errors import ConfigError
 from lamd_jax.errors import DataError
@@ -155,7 +156,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
   """Returns the exit code: 2 wrong call, 3 wrong clips, 4 wrong weights."""
   options = _parser().parse_args(arguments)
-  try:
+
+  def command() -> int:
     if options.selftest:
       return score_selftest.run(options.weights, options.samples, options.real)
     if options.batch < 1 or options.resamples < 0:
@@ -163,10 +165,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not 0 <= options.seed < 2**32:
       raise ConfigError(f"--seed={options.seed}: must lie between 0 and {2**32 - 1}")
     run(options)
-  except InputError as error:
-    print(error, file=sys.stderr)
-    return error.exit_code
-  return 0
+    return 0
+
+  return errors.exit_code(command)
 
 
 if __name__ == "__main__":

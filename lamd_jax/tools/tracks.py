@@ -20,12 +20,12 @@ import sys
 
 import numpy as np
 
+from lamd_jax import errors
 from lamd_jax import media
 from lamd_jax.data.procedural.cater import Cater
 from lamd_jax.data.procedural.cater import MODES
 from lamd_jax.errors import ConfigError
 from lamd_jax.errors import DataError
-from lamd_jax.errors import InputError
 from lamd_jax.evaluation import fvmd
 from lamd_jax.tools import paths
 from lamd_jax.training.console import Console
@@ -78,12 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
   add("--frames", type=int, default=16, help="of a clip, which spans its video")
   add("--seed", type=int, default=0, help="of the world")
   options = parser.parse_args(arguments)
-  try:
+
+  def command() -> None:
     write(**vars(options))
-  except InputError as error:
-    print(error, file=sys.stderr)
-    return error.exit_code
-  return 0
+
+  return errors.exit_code(command)
 
 
 if __name__ == "__main__":

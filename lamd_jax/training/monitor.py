@@ -13,6 +13,7 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
+from lamd_jax.errors import NonFiniteError
 from lamd_jax.training.state import Guard
 from lamd_jax.training.step import Report
 from lamd_jax.training.throughput import Throughput
@@ -21,10 +22,6 @@ from lamd_jax.training.writers import INPUT_WAIT, Writer
 # Steps that may wait on the device. One runs and one waits: the device is never idle,
 # and batches do not pile up in its memory.
 _QUEUED_STEPS = 2
-
-
-class NonFiniteError(RuntimeError):
-  """Too many steps in a row had a loss or gradient that was not finite."""
 
 
 class Monitor:

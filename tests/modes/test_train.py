@@ -10,6 +10,7 @@ import pytest
 import tiny
 
 from lamd_jax import config as config_lib
+from lamd_jax import errors
 from lamd_jax import run_folder
 from lamd_jax.errors import ConfigError
 from lamd_jax.errors import DataError
@@ -19,7 +20,6 @@ from lamd_jax.modes import train
 from lamd_jax.systems.lvdm import LVDM
 from lamd_jax.training import checkpoints
 from lamd_jax.training import latent_cache
-from lamd_jax.training import monitor
 from lamd_jax.training import preemption
 
 
@@ -141,9 +141,9 @@ def test_a_preempted_run(tmp_path, monkeypatch):
 
 def test_a_failed_run(tmp_path, monkeypatch):
   def fail(*_):
-    raise monitor.NonFiniteError("loss\nwas not finite")
+    raise errors.NonFiniteError("loss\nwas not finite")
 
-  with pytest.raises(monitor.NonFiniteError):
+  with pytest.raises(errors.NonFiniteError):
     _run(tmp_path, monkeypatch, fail)
   found = _status(tmp_path)
   assert found["state"] == "failed" and found["eta_seconds"] is None

@@ -101,9 +101,9 @@ def test_wrong_sources_leave_no_output(published, tmp_path, capsys):
 
   whole = {name: state[name] for name in names}
   code, error = case({k: v for k, v in whole.items() if k != names[1]})
-  assert code == 4 and error == f"{small}: {names[1]} is missing\n"
+  assert code == 4 and error == f"lamd_jax: {small}: {names[1]} is missing\n"
   code, error = case({**whole, "lin5.model.1.weight": state[names[0]]})
-  assert code == 4 and error == f"{small}: lin5.model.1.weight is unused\n"
+  assert code == 4 and error == f"lamd_jax: {small}: lin5.model.1.weight is unused\n"
   code, error = case({**whole, names[0]: state[names[1]]})
   assert code == 4 and f"{names[0]} has shape (1, 128, 1, 1)" in error
   code, error = case({**whole, names[0]: -state[names[0]]})

@@ -137,7 +137,7 @@ def test_the_command(tmp_path, capsys):
   assert ".safetensors" in capsys.readouterr().err
   assert call(tmp_path / "x.safetensors") == 4
   error = capsys.readouterr().err
-  assert error.startswith(f"{source} cannot be read") and error.count("\n") == 1
+  assert error.startswith(f"lamd_jax: {source} cannot be read") and error.count("\n") == 1
   # ViT-L/14 is expected there: a file of other widths is refused.
   torch_writer.write_state(source, {"logit_scale": np.float32([1])}, older=False)
   assert call(tmp_path / "x.safetensors") == 4

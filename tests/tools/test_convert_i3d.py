@@ -64,5 +64,5 @@ def test_wrong_sources_leave_no_output(params, tmp_path, capsys):
   np.savez(source, **i3d.to_state(params, "sonnet"))
   assert convert.main(["i3d", f"--source={source}", f"--out={out}"]) == 4
   error = capsys.readouterr().err
-  assert error.startswith(f"{source}: ") and error.count("\n") == 1
+  assert error.startswith(f"lamd_jax: {source}: ") and error.count("\n") == 1
   assert not out.exists()

@@ -189,11 +189,12 @@ def test_calls_that_lack_something(short, tmp_path, capsys):
   assert code == 4 and "--any-file" in error and "short_sky 2ea27980" in error
   any_file = (checkpoint, new, "--any-file")
   code, error = _refused(capsys, *any_file, f"--config={file}")
-  assert code == 2 and error.startswith("--scale and --shift") and "0.33422927" in error
+  assert code == 2 and error.startswith("lamd_jax: --scale and --shift")
+  assert "0.33422927" in error
   code, error = _refused(capsys, *any_file, f"--config={file}", "--scale=1")
-  assert code == 2 and error.startswith("--scale and --shift")
+  assert code == 2 and error.startswith("lamd_jax: --scale and --shift")
   code, error = _refused(capsys, *any_file, *LATENTS)
-  assert code == 2 and error.startswith("--config")
+  assert code == 2 and error.startswith("lamd_jax: --config")
   code, error = _refused(capsys, checkpoint, f"--out={out}", "--any-file")
   assert code == 2 and "not empty" in error
   code, error = _refused(capsys, tmp_path / "absent", new, "--any-file")
@@ -222,7 +223,7 @@ def test_wrong_weights_leave_nothing(short, tmp_path, capsys, name, change, mess
   torch_writer.write_training(path, state)
   options = (f"--config={file}", "--any-file", *LATENTS)
   code, error = _refused(capsys, path, f"--out={tmp_path / 'run'}", *options)
-  assert code == 4 and error.startswith(f"{path}: ") and message in error
+  assert code == 4 and error.startswith(f"lamd_jax: {path}: ") and message in error
   assert [p.name for p in tmp_path.iterdir()] == ["x.ckpt"]
 
 
@@ -291,7 +292,8 @@ def test_text_to_video(tmp_path, capsys):
   file = _config_file(tmp_path, **TEXT)
   options = (path, f"--out={out}", f"--config={file}", "--any-file", *LATENTS)
   code, error = _refused(capsys, *options)
-  assert code == 2 and error.startswith("--merges") and "bpe_simple_vocab" in error
+  assert code == 2 and error.startswith("lamd_jax: --merges")
+  assert "bpe_simple_vocab" in error
   code, error = _refused(capsys, *options, f"--merges={tmp_path / 'absent'}")
   assert code == 2 and "absent" in error and not out.exists()
   merges = tmp_path / "merges.txt"

@@ -94,5 +94,5 @@ def test_diffusers_names_in_half_precision(tiny, params, tmp_path, capsys, monke
     capsys.readouterr()
     assert convert.main(["sd-unet", str(source), f"--out={out}", *more]) == 4
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and error.startswith(f"{source}: ")
+    assert error.count("\n") == 1 and error.startswith(f"lamd_jax: {source}: ")
     assert not out.exists()

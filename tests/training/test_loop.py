@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import toy_stage
 
+from lamd_jax import errors
 from lamd_jax.errors import ConfigError
 from lamd_jax.training import checkpoints
 from lamd_jax.training import loop
@@ -232,7 +233,7 @@ def test_one_bad_step_is_skipped_counted_and_named(tmp_path, caplog):
 
 def test_bad_steps_in_a_row_stop_the_run_and_are_named(tmp_path):
   # Only 3, 4, 5 (counted from 1) are three in a row; step 1 is followed by a good one.
-  with pytest.raises(monitor.NonFiniteError, match=r"3 to 5 .*\b4: \[48, 49, ") as info:
+  with pytest.raises(errors.NonFiniteError, match=r"3 to 5 .*\b4: \[48, 49, ") as info:
     _train(tmp_path, poison=(0, 2, 3, 4), config=toy_stage.config(steps=8))
   assert "2: [" not in str(info.value)
   assert max(checkpoints.steps(tmp_path)) <= 4  # nothing is saved after it tripped
