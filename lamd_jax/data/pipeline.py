@@ -221,6 +221,13 @@ def clips(data_config: ConfigDict, split: str, count: int, seed: int) -> np.ndar
   return _evaluation_clips(data_config, split, count, seed, "video")
 
 
+def each_clip(
+  data_config: ConfigDict, split: str, count: int, seed: int
+) -> Iterator[np.ndarray]:
+  """Yields what `clips` returns, a clip at a time: together they may not fit."""
+  return _each(data_config, split, count, seed, "video")[1]
+
+
 def depths(data_config: ConfigDict, split: str, count: int, seed: int) -> np.ndarray:
   """Returns the depth of `clips` of the same arguments, [N,T,H,W,1] uint8.
 
@@ -259,6 +266,19 @@ def _evaluation_clips(
   config: ConfigDict, split: str, count: int, seed: int, field: str
 ) -> np.ndarray:
   """Returns one field, video or depth, of the evaluation clips."""
+  rows, each = _each(config, split, count, seed, field)
+  clips = None
+  for row, clip in enumerate(each):
+    if clips is None:  # thousands of clips: no second copy to stack them
+      clips = np.empty((rows, *clip.shape), clip.dtype)
+    clips[row] = clip
+  return clips
+
+
+def _each(
+  config: ConfigDict, split: str, count: int, seed: int, field: str
+) -> tuple[int, Iterator[np.ndarray]]:
+  """How many clips there are, and one field of each."""
   videos, _, skipped = _open(config, split)
   table = _evaluation_table(videos, config, count, seed)
   rows = len(table.video)
@@ -270,13 +290,17 @@ def _evaluation_clips(
   make_clip = reader.Reader(
     videos, table, config, seed, skipped=skipped, augment=False, truth=truth
   )
-  with futures.ThreadPoolExecutor(max(config.num_threads, 1)) as threads:
-    clips = None
-    for row, made in enumerate(threads.map(make_clip, range(rows), range(rows))):
-      if clips is None:  # thousands of clips: no second copy to stack them
-        clips = np.empty((rows, *made[field].shape), made[field].dtype)
-      clips[row] = made[field]
-  return clips
+  workers = max(config.num_threads, 1)
+
+  def each() -> Iterator[np.ndarray]:
+    with futures.ThreadPoolExecutor(workers) as threads:
+      # A few at a time: those that nobody has taken yet wait in memory.
+      for start in range(0, rows, 4 * workers):
+        some = range(start, min(start + 4 * workers, rows))
+        for made in threads.map(make_clip, some, some):
+          yield made[field]
+
+  return rows, each()
 
 
 def labels(

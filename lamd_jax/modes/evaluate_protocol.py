@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+import itertools
 import pathlib
 import shutil
 from typing import Any, NamedTuple
@@ -57,7 +58,7 @@ _OF_EDITS = ("temporal_guidance", "structure_level")
 class Reals(NamedTuple):
   """Clips of the run's data, taken as the protocol says."""
 
-  clips: np.ndarray  # [N,T,H,W,3] uint8
+  clips: clip_sources.Source  # where they were written
   texts: list[str]  # of what is made; [] of a run without text
   labels: np.ndarray | None
   record: dict[str, Any]
@@ -140,8 +141,9 @@ def _check_weights(protocol: Protocol, evaluation: ConfigDict) -> None:
 
 
 def _reals(
-  config: ConfigDict, protocol: Protocol, count: int, split: str
+  config: ConfigDict, protocol: Protocol, count: int, split: str, folder: pathlib.Path
 ) -> Reals:
+  """Writes real clips to `folder`, from where they are read again."""
   data = config.data.copy_and_resolve_references()
   with data.unlocked():
     # Whole stretches are kept and strided over when they are scored.
@@ -160,7 +162,11 @@ def _reals(
   else:
     told = arguments
   texts = [] if data.tokenizer == "none" else pipeline.captions(*told)
-  return Reals(pipeline.clips(*arguments), texts, pipeline.labels(*arguments), record)
+  # Thousands of whole stretches may be more than the memory holds.
+  each = pipeline.each_clip(*arguments)
+  _write(folder, iter(lambda: list(itertools.islice(each, _BLOCK)), []))
+  clips = clip_sources.open_source(folder)
+  return Reals(clips, texts, pipeline.labels(*arguments), record)
 
 
 def _span(frames: int, stride: int) -> int:
@@ -182,13 +188,13 @@ def _made(
   edits = model.config.system == "gen1"
   size, knobs = (count, (*_KNOBS, *_OF_EDITS)) if edits else (_BLOCK, _KNOBS)
   for block, start in enumerate(range(0, count, size)):
-    rows = [i % len(reals.clips) for i in range(start, min(start + size, count))]
+    rows = [i % len(reals.clips.names) for i in range(start, min(start + size, count))]
     known = reals.labels is not None and model.config.model.motion.num_classes
     classes = animates and known  # a model without takes none, whatever the data say
     made = model.generate(
       len(rows),
       text=[reals.texts[i] for i in rows] if reals.texts else "",
-      image=[reals.clips[i, 0] for i in rows] if animates else None,
+      image=[reals.clips.read(i, 0, 1, 1)[0] for i in rows] if animates else None,
       label=[int(reals.labels[i]) for i in rows] if classes else -1,
       replace_first_frame=protocol.true_first,
       frames=0 if animates else frames,
@@ -200,12 +206,12 @@ def _made(
   console.line()
 
 
-def _write(folder: pathlib.Path, blocks: Iterator[np.ndarray]) -> None:
+def _write(folder: pathlib.Path, blocks: Iterator[Sequence[np.ndarray]]) -> None:
   """Replaces the folder's npz files; uncompressed, so that they are mapped."""
   shutil.rmtree(folder, ignore_errors=True)
   folder.mkdir(parents=True)
   for i, block in enumerate(blocks):
-    media.atomically(folder / f"{i:05d}.npz", lambda part: np.savez(part, block))
+    media.atomically(folder / f"{i:05d}.npz", lambda part: np.savez(part, np.asarray(block)))
 
 
 def _options(
@@ -241,8 +247,15 @@ def _split(config: ConfigDict, protocol: Protocol) -> str:
   return config.data.split if train else config.data.eval_split
 
 
-def _blocks(clips: np.ndarray) -> Iterator[np.ndarray]:
-  return (clips[i : i + _BLOCK] for i in range(0, len(clips), _BLOCK))
+def _rebuilt(
+  model: api.Model, protocol: Protocol, reals: Reals, count: int
+) -> Iterator[np.ndarray]:
+  """Yields blocks of the first `count` real clips after the autoencoder."""
+  read = lambda i: reals.clips.read(i, 0, protocol.frames, protocol.stride)
+  count = min(count, len(reals.clips.names))
+  for start in range(0, count, _BLOCK):
+    rows = range(start, min(start + _BLOCK, count))
+    yield model.reconstruct(np.stack([read(i) for i in rows]))
 
 
 def _clips(
@@ -252,14 +265,13 @@ def _clips(
   """Writes real and made clips; returns the real ones."""
   fakes = protocol.fakes or evaluation.clips
   count = protocol.reals or fakes
-  of_sets = protocol.extractor in _OF_SETS
   if protocol.extractor == "thumbnails":
     count = _MOST_TRAINING
   # For the floor, other real clips than those that are scored against.
-  reals = _reals(config, protocol, 2 * count if of_sets else count, _split(config, protocol))
-  _write(folder / "reals", _blocks(reals.clips))
+  count *= 2 if protocol.extractor in _OF_SETS else 1
+  reals = _reals(config, protocol, count, _split(config, protocol), folder / "reals")
   if evaluation.task == "reconstruction":
-    made = _blocks(model.reconstruct(reals.clips[:fakes, :: protocol.stride]))
+    made = _rebuilt(model, protocol, reals, fakes)
   else:
     made = _made(model, evaluation, protocol, reals, fakes)
   if evaluation.task != "long":
@@ -270,7 +282,7 @@ def _clips(
 def _name_floor(found: dict[str, Any], reals: Reals) -> None:
   """A floor of second clips of the same videos must not be called one of others."""
   old, new = "floor: other real videos", "floor: other draws of the same videos"
-  if old in found["scores"] and len(reals.clips) > reals.record["videos"]:
+  if old in found["scores"] and len(reals.clips.names) > reals.record["videos"]:
     for part in ("scores", "growth"):
       found[part] = {new if k == old else k: v for k, v in found[part].items()}
 

@@ -146,7 +146,8 @@ def test_clips_of_bair_begin_with_the_true_frame(name, first):
   model.system.animates_images = True
   clips = np.zeros((2, 16, 16, 16, 3), np.uint8)
   # The model knows no classes, though the data have some.
-  reals = evaluate_protocol.Reals(clips, [], np.array([3, 4]), {})
+  source = types.SimpleNamespace(names=["a", "b"], read=lambda i, *_: clips[i, :1])
+  reals = evaluate_protocol.Reals(source, [], np.array([3, 4]), {})
   protocol = evaluate_protocol.protocol_lib.find(name)
   model.generate = lambda n, **knobs: (
     model.asked.append(knobs) or [types.SimpleNamespace(frames=clips[0])] * n
@@ -163,23 +164,26 @@ def test_captions_keep_their_lines(tmp_path):
   assert found.texts == ["a cat and a dog", "", "two lines here", " four "]
 
 
-def test_strides_are_taken_from_whole_stretches():
+def test_strides_are_taken_from_whole_stretches(tmp_path, monkeypatch):
+  monkeypatch.setattr(evaluate_protocol, "_BLOCK", 3)  # clips in more than one file
   protocol = evaluate_protocol.check(
     _evaluation(changes="stride=3,frames=9"), CONFIG
   )
-  reals = evaluate_protocol._reals(CONFIG, protocol, 4, "test")
-  assert reals.clips.shape == (4, 25, 16, 16, 3)
+  reals = evaluate_protocol._reals(CONFIG, protocol, 4, "test", tmp_path)
+  found = np.stack([reals.clips.read(i, 0, 25, 1) for i in range(4)])
+  assert len(reals.clips.names) == 4 and len(list(tmp_path.iterdir())) == 2
   direct = CONFIG.data.copy_and_resolve_references()
   with direct.unlocked():
     direct.update(frames=25, stride=1, sampling="random")
-  np.testing.assert_array_equal(reals.clips, pipeline.clips(direct, "test", 4, 0))
+  np.testing.assert_array_equal(found, pipeline.clips(direct, "test", 4, 0))
   assert reals.texts == [] and reals.record["trained_stride"] == 1
 
 
 def test_a_floor_of_the_same_videos_is_called_so():
   scores = {"floor: other real videos": 1, "fakes": 2}
   found = {"scores": dict(scores), "growth": dict(scores)}
-  reals = evaluate_protocol.Reals(np.zeros((9, 1)), [], None, {"videos": 8})
+  source = types.SimpleNamespace(names=["clip"] * 9)
+  reals = evaluate_protocol.Reals(source, [], None, {"videos": 8})
   evaluate_protocol._name_floor(found, reals)
   assert list(found["scores"]) == ["floor: other draws of the same videos", "fakes"]
   reals = reals._replace(record={"videos": 9})
