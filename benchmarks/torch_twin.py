@@ -232,7 +232,7 @@ class UNet(nn.Module):
     )
 
   def forward(self, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    emb = self.time_embed(timestep_embedding(t, self.channels))
+    emb = self.time_embed(timestep_embedding(t, self.channels).to(z.dtype))
     x, skips = z, []
     for block in self.input_blocks:
       x = block(x, emb)

@@ -4,7 +4,7 @@
     pip install -e '.[parity]'
     python -m benchmarks.unet_step                        # steps and decoding
     python -m benchmarks.unet_step --clip                 # finished clips, minutes each
-    python -m benchmarks.unet_step --bf16 --batch=32      # on a GPU: FLOP utilisation
+    python -m benchmarks.unet_step --bf16 --batch=32 --forms=plain,compiled  # on a GPU
 
 float32, batch 1, two threads, after a warm-up, both sides taking turns (harness.py).
 The twin runs in each of its forms (`torch_twin.FORMS`): "plain" is how the published
@@ -86,7 +86,7 @@ def main() -> None:
   parser.add_argument("--repeats", type=int, default=7)
   parser.add_argument("--threads", type=int, default=2)
   parser.add_argument("--batch", type=int, default=1)
-  parser.add_argument("--bf16", action="store_true", help="ours alone, on a GPU")
+  parser.add_argument("--bf16", action="store_true", help="on a GPU: utilisation too")
   parser.add_argument("--json", default="", help="also write the figures to this file")
   flags = parser.parse_args()
   cases = ["clip_256"] if flags.clip else steps
@@ -94,7 +94,7 @@ def main() -> None:
   unknown = set(cases) - set(worker.CASES)
   if unknown:
     parser.error(f"no case {sorted(unknown)}; choose from {', '.join(worker.CASES)}")
-  forms = [] if flags.bf16 else flags.forms.split(",")
+  forms = [form for form in flags.forms.split(",") if form]
   repeats = 1 if flags.clip else flags.repeats
   facts = harness.machine()
   print(facts, flush=True)

@@ -108,30 +108,42 @@ def _ours(case: str, bf16: bool, batch: int) -> Program:
   return lambda: jax.block_until_ready(compiled(*args)), {"flops": float(work)}, None
 
 
-def _twin(case: str, form: str, threads: int, batch: int) -> Program:
+def _twin(case: str, form: str, threads: int, bf16: bool, batch: int) -> Program:
   import torch
 
   from benchmarks import torch_clip
   from benchmarks import torch_twin
 
-  torch.set_num_threads(threads)
+  if threads:
+    torch.set_num_threads(threads)
   torch.manual_seed(0)
+  card = torch.cuda.is_available()
+  place = {"device": "cuda" if card else "cpu",
+           "dtype": torch.bfloat16 if bf16 else torch.float32}  # fmt: skip
   memory_format = torch_twin.FORMS[form][0]
   frames, height, width, channels = LATENT
   z = torch.randn(batch, channels, frames, height, width)
-  z = z.to(memory_format=memory_format)
-  t = torch.full((batch,), 500)
+  z = z.to(**place, memory_format=memory_format)
+  t = torch.full((batch,), 500, device=place["device"])
   compiled = torch.compile if form == "compiled" else lambda function: function
 
   def unet() -> Any:  # a module, or what stands for it compiled
     network = torch_twin.UNet(
       channels, int(case.split("_")[1]), (1, 2, 3, 4), 3, (2, 4, 8), 4, 4
     )
-    return compiled(torch_twin.in_form(network, form))
+    return compiled(torch_twin.in_form(network, form).to(**place))
 
   def decoder() -> Callable[[Any], Any]:
     network = torch_twin.VideoAutoencoder(32, (4, 8, 8), channels)
-    return compiled(torch_twin.in_form(network, form).decode)
+    return compiled(torch_twin.in_form(network, form).to(**place).decode)
+
+  def finished(call: Callable[[], Any]) -> Callable[[], None]:
+    def whole() -> None:
+      call()
+      if card:
+        torch.cuda.synchronize()
+
+    return whole
 
   if case.endswith("gradient"):
     network = unet()
@@ -140,7 +152,7 @@ def _twin(case: str, form: str, threads: int, batch: int) -> Program:
       network.zero_grad(set_to_none=True)
       network(z, t).abs().mean().backward()
 
-    return call, {}, None
+    return finished(call), {}, None
   if case == "decode":
     function, args = decoder(), (z,)
   elif case.startswith("clip"):
@@ -148,8 +160,8 @@ def _twin(case: str, form: str, threads: int, batch: int) -> Program:
   else:
     function, args = unet(), (z, t)
   run = torch.inference_mode()(function)
-  short = (lambda: run(*args[:-1], 1)) if case.startswith("clip") else None
-  return lambda: run(*args), {}, short
+  short = finished(lambda: run(*args[:-1], 1)) if case.startswith("clip") else None
+  return finished(lambda: run(*args)), {}, short
 
 
 def main() -> None:
@@ -165,7 +177,7 @@ def main() -> None:
   if flags.side == "ours":
     program = _ours(flags.case, flags.bf16, flags.batch)
   else:
-    program = _twin(flags.case, flags.side, flags.threads, flags.batch)
+    program = _twin(flags.case, flags.side, flags.threads, flags.bf16, flags.batch)
   harness.serve(*program)
 
 
