@@ -102,10 +102,11 @@ wait_active() {
     now="$(state)"
     case "$now" in
       ACTIVE) return ;;
-      NONE) create ;;
+      # What worked before may fail in passing: the next look says what came of it.
+      NONE) create || ((attempt)) || exit ;;
       SUSPENDED | FAILED)
         say "$name is $now: asking for it anew"
-        delete
+        delete || ((attempt)) || exit
         ;;
       *) say "$name is $now" ;;
     esac
@@ -113,7 +114,7 @@ wait_active() {
   done
 }
 
-# on_workers run|ended COMMAND...: see on_worker.sh, whose text a worker is sent.
+# on_workers run|ended START COMMAND...: see on_worker.sh, whose text a worker is sent.
 on_workers() {
   local script=on_worker.sh
   ((DRY_RUN)) || script="$(printf 'bash -c %q' "$(<"$here/on_worker.sh")")"
@@ -121,26 +122,38 @@ on_workers() {
     --command="$script $(show "$@")"
 }
 
-steps=(command)
-[[ -z $setup ]] || steps=(setup command)
-for ((attempt = 0; attempt <= restarts; attempt++)); do
-  wait_active
-  for step in "${steps[@]}"; do
-    todo=("$@")
-    [[ $step == command ]] || todo=(bash -c "$install")
-    code=0
-    on_workers run "${todo[@]}" || code=$?
-    ((code == 0)) || break
-  done
-  ((code != 0)) || break
-  if ((code != PREEMPTED)) && [[ $(state) == ACTIVE ]]; then
+# through START COMMAND...: sets `code`, and whether to start `again`.
+through() {
+  while :; do
+    code=0 again=1
+    on_workers run "$@" || code=$?
+    ((code != 0 && code != PREEMPTED)) || return 0
+    [[ $(state) == ACTIVE ]] || return 0
     # gcloud's code does not tell a run that failed from a connection that did.
-    if on_workers ended "${todo[@]}"; then break; fi
+    if on_workers ended "$@"; then
+      code=0
+      on_workers run "$@" || code=$? # begins nothing: it only gives the code
+      ((again = code == PREEMPTED, 1))
+      return
+    fi
     say "no connection (exit $code): following $name again"
     sleep "$POLL_SECONDS"
-  else
-    say "preempted (exit $code): start $((attempt + 1)) again"
-  fi
+  done
+}
+
+for ((attempt = 0; attempt <= restarts; attempt++)); do
+  wait_active
+  code=0
+  start="$(date +%s).$$.$attempt"
+  [[ -z $setup ]] || through "$start" bash -c "$install"
+  ((code != 0)) || through "$start" "$@"
+  ((code != 0 && again)) || break # at its end, or of its own failure
+  say "preempted (exit $code): start $((attempt + 1)) again"
 done
-((keep)) || delete
+if ((!keep)); then
+  delete || { sleep "$POLL_SECONDS" && delete; } || {
+    say "$name could not be deleted, and bills. To delete it:"
+    show "${queued[@]}" delete "$name" "${where[@]}" --force >&2
+  }
+fi
 exit "$code"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -77,15 +78,16 @@ def test_gpu_host_gives_up_after_so_many_restarts(stubs, tmp_path):
   assert starts() == 3
 
 
+# With os.write, since a print in a handler fails while the program is in another one.
 _SAVES_WHEN_TOLD_TO_STOP = """
-import signal, sys, time
+import os, signal, sys, time
 def stop(*_):
-  print("told", flush=True)
+  os.write(1, b"told\\n")
   time.sleep(.4)
-  print("saved", flush=True)
+  os.write(1, b"saved\\n")
   sys.exit(75)
 signal.signal(signal.SIGTERM, stop)
-print("ready", flush=True)
+os.write(1, b"ready\\n")
 time.sleep(30)
 """
 
@@ -130,6 +132,11 @@ def _verbs(calls):
   return [next(x for x in c if x in ("create", "describe", "delete", "ssh")) for c in calls]
 
 
+def _told(call):
+  """What an ssh tells the workers, without the name of the start."""
+  return re.sub(r" run \S+ ", " run ", call[-1])
+
+
 def test_pod_is_asked_for_waited_for_and_goes_on_after_75(stubs):
   stubs.add(
     "gcloud",
@@ -151,10 +158,12 @@ def test_pod_is_asked_for_waited_for_and_goes_on_after_75(stubs):
   create = calls[1]
   for flag in ("--spot", "--zone=z", "--node-id=sky", "--accelerator-type=v5litepod-32"):
     assert flag in create
-  setup, *runs = [c for c in calls if "ssh" in c]
-  assert "pip" in setup[-1] and runs.pop(1) == setup
-  assert runs[0] == runs[1] and "--worker=all" in runs[0]  # resumed by the same command
-  assert r"--config.name=a\ b" in runs[0][-1]
+  ssh = [c for c in calls if "ssh" in c]
+  assert all("--worker=all" in c for c in ssh)
+  setup, run, again, resumed = (_told(c) for c in ssh)
+  assert "pip" in setup and again == setup
+  assert run == resumed and r"--config.name=a\ b" in run
+  assert ssh[1] != ssh[3]  # another start
 
 
 def test_pod_that_is_taken_away_is_asked_for_anew(stubs):
@@ -178,11 +187,14 @@ def test_pod_that_is_taken_away_is_asked_for_anew(stubs):
 def test_pod_whose_run_fails_is_not_started_again(stubs):
   stubs.add(
     "gcloud",
-    ("describe", 0, "ACTIVE\n"), ("ssh", 2, ""), ("describe", 0, "ACTIVE\n"),
-    ("ended", 0, ""),
+    ("describe", 0, "ACTIVE\n"), ("ssh", 255, ""), ("describe", 0, "ACTIVE\n"),
+    ("' ended", 0, ""), ("ssh", 2, ""),
   )  # fmt: skip
   assert stubs.launch("tpu_pod.sh", *POD, "--", *RUN).returncode == 2
-  assert _verbs(stubs.calls("gcloud"))[-3:] == ["describe", "ssh", "delete"]
+  # Asked whether it has ended, and for its own code.
+  assert _verbs(stubs.calls("gcloud"))[1:] == [
+    "ssh", "describe", "ssh", "ssh", "delete",
+  ]  # fmt: skip
 
 
 def test_pod_whose_connection_is_lost_is_followed_again(stubs):
@@ -191,13 +203,32 @@ def test_pod_whose_connection_is_lost_is_followed_again(stubs):
     ("describe", 0, "ACTIVE\n"),
     ("ssh", 255, ""),
     ("describe", 0, "ACTIVE\n"),
-    ("ended", 255, ""),
-    ("describe", 0, "ACTIVE\n"),
+    ("' ended", 255, ""),
   )
   done = stubs.launch("tpu_pod.sh", *POD, "--keep", "--", *RUN)
   assert done.returncode == 0 and "no connection (exit 255)" in done.stderr
   first, asked, second = [c for c in stubs.calls("gcloud") if "ssh" in c]
-  assert first == second and first != asked
+  assert first == second and first != asked  # the same start
+
+
+def test_pod_that_saved_while_the_connection_was_lost_is_started_again(stubs):
+  stubs.add(
+    "gcloud",
+    ("describe", 0, "ACTIVE\n"),
+    ("ssh", 255, ""),
+    ("describe", 0, "ACTIVE\n"),
+    ("' ended", 0, ""),
+    ("ssh", 75, ""),
+    ("describe", 0, "ACTIVE\n"),
+  )
+  done = stubs.launch("tpu_pod.sh", *POD, "--keep", "--", *RUN)
+  assert done.returncode == 0 and "preempted (exit 75)" in done.stderr
+
+
+def test_pod_that_cannot_be_deleted_says_so_and_keeps_the_code(stubs):
+  stubs.add("gcloud", ("describe", 0, "ACTIVE\n"), *[("delete", 1, "UNAVAILABLE\n")] * 2)
+  done = stubs.launch("tpu_pod.sh", *POD, "--", *RUN)
+  assert done.returncode == 0 and "could not be deleted, and bills" in done.stderr
 
 
 def test_pod_whose_state_cannot_be_asked_is_asked_again(stubs):
@@ -208,12 +239,13 @@ def test_pod_whose_state_cannot_be_asked_is_asked_again(stubs):
     ("ssh", 2, ""),
     ("describe", 1, "UNAVAILABLE\n"),  # not "taken away": not started again
     ("describe", 0, "ACTIVE\n"),
-    ("ended", 0, ""),
+    ("' ended", 0, ""),
+    ("ssh", 2, ""),
   )
   done = stubs.launch("tpu_pod.sh", *POD, "--", *RUN)
   assert done.returncode == 2 and done.stderr.count("again: UNAVAILABLE") == 2
   assert _verbs(stubs.calls("gcloud")) == [
-    "describe", "describe", "ssh", "describe", "describe", "ssh", "delete",
+    "describe", "describe", "ssh", "describe", "describe", "ssh", "ssh", "delete",
   ]  # fmt: skip
 
 
@@ -240,12 +272,17 @@ def test_pod_that_an_earlier_launcher_asked_for_is_set_up_once(stubs, tmp_path):
   assert "create" not in _verbs(stubs.calls("gcloud"))
 
 
+def _on_worker(what, start, *command):
+  return ["bash", "-c", (LAUNCH / "on_worker.sh").read_text(), what, start, *command]
+
+
 def test_a_worker_goes_on_without_its_connection_and_is_followed_by_the_next(tmp_path):
-  text = (LAUNCH / "on_worker.sh").read_text()
   command = ("bash", "-c", "echo start; until test -e go; do sleep 0.1; done; exit 7")
-  told = lambda what: ["bash", "-c", text, what, *command]
   options = dict(cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-  ended = lambda: not subprocess.run(told("ended"), cwd=tmp_path, check=False).returncode
+  told = lambda what, start="1": _on_worker(what, start, *command)
+  ended = lambda start="1": (
+    not subprocess.run(told("ended", start), cwd=tmp_path, check=False).returncode
+  )
   with subprocess.Popen(told("run"), start_new_session=True, **options) as first:
     assert first.stdout.readline() == "start\n" and not ended()
     os.killpg(first.pid, signal.SIGKILL)  # all that the connection holds
@@ -253,9 +290,20 @@ def test_a_worker_goes_on_without_its_connection_and_is_followed_by_the_next(tmp
     assert second.stdout.readline() == "start\n"  # of the first: it was not begun anew
     (tmp_path / "go").touch()
     assert second.wait(30) == 7
-    assert second.stdout.read() == "" and ended()
-  third = subprocess.run(told("run"), **options, check=False)
-  assert third.returncode == 7 and third.stdout == "start\n"  # ended: begun anew
+    assert second.stdout.read() == "" and ended() and not ended("2")
+  # The same start gives its code again, another one is begun anew.
+  asked = subprocess.run(told("run"), **options, check=False)
+  assert asked.returncode == 7 and asked.stdout == ""
+  third = subprocess.run(told("run", "2"), **options, check=False)
+  assert third.returncode == 7 and third.stdout == "start\n"
+  assert ended("2") and not ended()
+
+
+def test_a_worker_gives_the_code_of_the_shortest_command(tmp_path):
+  for i in range(5):  # on a new worker, where nothing lies yet
+    (tmp_path / f"{i}").mkdir()
+    told = _on_worker("run", "1", "bash", "-c", "exit 75")
+    assert subprocess.run(told, cwd=tmp_path / f"{i}", check=False).returncode == 75
 
 
 def test_pod_that_is_left_says_how_to_delete_it(stubs):
