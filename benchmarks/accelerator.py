@@ -290,7 +290,7 @@ def row(line: dict[str, Any], reached: float, peak: float) -> list[str]:
 def table(lines: list[dict[str, Any]]) -> str:
   """The figures in Markdown."""
   head = ("case", "seconds: least / median", "made", "TFLOP/s", "of peak", "of matmul",
-          "GiB", "first call, s")  # fmt: skip
+          "GiB", "first calls, s")  # fmt: skip
   peak = max((throughput.peak(line.get("device", "")) for line in lines), default=0.0)
   products = [x for x in lines if x.get("ran") == "matmul"]
   reached = [x["flops"] / statistics.median(x["seconds"]) for x in products]
@@ -313,7 +313,8 @@ def main() -> None:
     parser.error("--out=FILE.jsonl is missing")
   start = time.monotonic()
   text = flags.out.read_text("utf-8") if flags.out.exists() else ""
-  lines = [json.loads(line) for line in text.splitlines()]
+  # A line that was cut off counts as not done.
+  lines = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
   done = {line["case"] for line in lines}
   for case in flags.cases.split(","):
     if case in done or time.monotonic() - start > 60 * flags.minutes:

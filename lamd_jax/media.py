@@ -14,10 +14,12 @@ import itertools
 import os
 import pathlib
 import re
+import tempfile
 from typing import Any, NamedTuple
 
 import av
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+from etils import epath
 import numpy as np
 from PIL import Image
 
@@ -56,6 +58,12 @@ def atomically(
   path: str | os.PathLike[str], write: Callable[[pathlib.Path], object]
 ) -> None:
   """Lets `write` fill a file beside `path` and gives it its name when it is whole."""
+  if "://" in os.fspath(path):  # a bucket, where a file is written as a whole
+    with tempfile.TemporaryDirectory() as folder:
+      local = pathlib.Path(folder) / epath.Path(path).name
+      write(local)
+      epath.Path(path).write_bytes(local.read_bytes())
+    return
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   # The suffix stays last: encoders choose the container by it.
@@ -90,7 +98,7 @@ def write_mp4(path: str | os.PathLike[str], frames: np.ndarray, fps: float) -> N
 
 def rate(fps: float) -> fractions.Fraction:
   """The frame rate as files hold it: 23.976 is 2997/125."""
-  return fractions.Fraction(fps).limit_denominator(1001)
+  return fractions.Fraction(float(fps)).limit_denominator(1001)
 
 
 def encode_mp4(
@@ -200,7 +208,7 @@ def _save_pictures(
   pictures[0].save(
     buffer, form, save_all=True, append_images=pictures[1:], loop=0,
     duration=delays(len(pictures), fps, unit),
-    **{note: f"fps={fps!r} frames={len(pictures)}".encode()}, **options,
+    **{note: f"fps={float(fps)!r} frames={len(pictures)}".encode()}, **options,
   )  # fmt: skip
   return buffer.getvalue()
 
@@ -251,7 +259,13 @@ def write_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
 
 def write_npz(path: str | os.PathLike[str], clips: np.ndarray) -> None:
   """Writes clips [N,T,H,W,3] uint8 under the key `arr_0`, as LVDM's samples are."""
-  atomically(path, lambda partial: np.savez_compressed(partial, clips))
+  atomically(path, lambda partial: save_npz(partial, arr_0=clips))
+
+
+def save_npz(path: pathlib.Path, **arrays: np.ndarray) -> None:
+  """Writes a compressed npz to `path` itself: np.savez adds .npz to a name like a.NPZ."""
+  with path.open("wb") as file:
+    np.savez_compressed(file, **arrays)
 
 
 def open_video(path: str | os.PathLike[str]) -> av.container.InputContainer:

@@ -3,6 +3,7 @@
 
 import io
 
+from etils import epath
 import numpy as np
 from PIL import Image
 import pytest
@@ -42,6 +43,18 @@ def test_gif_frames_and_delay():
   assert image.n_frames == 6 and image.info["duration"] == 100
 
 
+def test_numbers_of_numpy_are_rates(tmp_path):
+  (tmp_path / "a.gif").write_bytes(media.encode_gif(_clip(), np.float64(8.0)))
+  assert media.read_pictures(tmp_path / "a.gif")[1] == 8.0
+  assert media.rate(np.float32(23.976)) == media.rate(23.976)
+
+
+def test_npz_keeps_its_name(tmp_path):
+  media.write_npz(tmp_path / "a.NPZ", _clip()[None])
+  assert [path.name for path in tmp_path.iterdir()] == ["a.NPZ"]
+  np.testing.assert_array_equal(np.load(tmp_path / "a.NPZ")["arr_0"], _clip()[None])
+
+
 def test_to_uint8_truncates_as_the_release_does():
   values = np.array([-2.0, -1.0, 0.0, 0.999, 1.0, 3.0])
   assert media.to_uint8(values).tolist() == [0, 0, 127, 254, 255, 255]
@@ -60,4 +73,16 @@ def test_grid_places_clips_row_by_row():
 def test_rejects_floats_and_wrong_ranks(tmp_path, bad):
   with pytest.raises(ValueError, match="expected uint8"):
     media.write_mp4(tmp_path / "x.mp4", bad, 8)
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_bucket_gets_a_file_as_a_whole(tmp_path, monkeypatch):
+  sent = {}
+  bucket = type(epath.Path("gs://bucket/x"))
+  monkeypatch.setattr(
+    bucket, "write_bytes", lambda self, data: sent.update({str(self): data})
+  )
+  monkeypatch.chdir(tmp_path)
+  media.write_mp4(epath.Path("gs://bucket/run/a.mp4"), np.zeros((2, 16, 16, 3), np.uint8), 8)
+  assert list(sent) == ["gs://bucket/run/a.mp4"] and b"ftyp" in sent.popitem()[1][:32]
   assert not list(tmp_path.iterdir())

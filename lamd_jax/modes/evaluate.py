@@ -47,6 +47,10 @@ _KEEPERS = ("reconstructed", "generated", "motion of the next clip")
 _SMALLEST_TRACKED = 48  # pixels; the tracker sees nothing in smaller frames
 
 
+class TooFewClips(DataError):
+  """Clips that are held out, but too few for scores."""
+
+
 def _clips(
   model: api.Model, config: ConfigDict, evaluation: ConfigDict
 ) -> dict[str, np.ndarray]:
@@ -54,7 +58,7 @@ def _clips(
   n = evaluation.clips
   real = pipeline.clips(config.data, config.data.eval_split, 2 * n, config.seed)
   if len(real) < 2 * _FEWEST:
-    raise DataError(
+    raise TooFewClips(
       f"{len(real)} clips of the split {config.data.eval_split}: scores need at least"
       f" {2 * _FEWEST}, half of them for the floor; hold more out, or look at"
       " --mode=sample"
@@ -63,12 +67,14 @@ def _clips(
   reference, other = real[::2], real[1::2]
   # A system that animates starts from the reference's first frames, as its baseline does.
   images = reference[:, :1] if model.system.animates_images else None
-  labels = pipeline.labels(config.data, config.data.eval_split, 2 * n, config.seed)
+  labels = None
+  if images is not None and config.model.motion.num_classes:
+    labels = pipeline.labels(config.data, config.data.eval_split, 2 * n, config.seed)
   made = model.generate(
     len(reference),
     text=_texts(config, evaluation) or "",
     image=None if images is None else list(images[:, 0]),
-    label=-1 if labels is None or images is None else [int(x) for x in labels[::2]],
+    label=-1 if labels is None else [int(x) for x in labels[::2]],
     sampler=evaluation.sampler,
     steps=evaluation.steps,
     spacing=evaluation.spacing,

@@ -258,7 +258,11 @@ def run(
       return preemption.EXIT_CODE
     if config.train.report and _can_be_scored(system, config, workdir):
       status.state("scoring")
+      stop.interrupt()  # the same command scores again
       _report(config, workdir, evaluation)
+  except preemption.Preempted:
+    status.state("preempted")
+    return preemption.EXIT_CODE
   except BaseException as error:
     status.state("failed", f"{type(error).__name__}: {error}")
     raise
@@ -287,7 +291,10 @@ def _report(config: ConfigDict, workdir: epath.Path, evaluation: ConfigDict) -> 
           " --mode=evaluate", flush=True)  # fmt: skip
     return
   if jax.process_index() == 0:
-    evaluate.report(config, workdir, evaluation)
+    try:
+      evaluate.report(config, workdir, evaluation)
+    except evaluate.TooFewClips as error:  # what was trained is none the worse
+      print(f"not scored: {error}", flush=True)
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices("report")
 

@@ -10,7 +10,10 @@ stage has ended, `finished.json`. Checkpoints that fail verification are moved t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+import contextlib
 import json
+import os
 from typing import Any
 
 from absl import logging
@@ -22,6 +25,7 @@ import orbax.checkpoint as ocp
 
 from lamd_jax.errors import ConfigError, WeightsError
 from lamd_jax.training import manifest
+from lamd_jax.training import weight_items
 from lamd_jax.training.stage import Tree
 from lamd_jax.training.state import Guard, State
 
@@ -42,7 +46,10 @@ def steps(stage_dir: epath.PathLike) -> list[int]:
   folder = _folder(stage_dir)
   if not folder.exists():
     return []
-  return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
+  # In a bucket a folder has its final name before it is whole.
+  partial = {left.get().name for left in ocp.utils.tmp_checkpoints(folder)}
+  names = {p.name for p in folder.iterdir() if p.name.isdigit()} - partial
+  return sorted(map(int, names))
 
 
 def finished(stage_dir: epath.PathLike) -> bool:
@@ -70,6 +77,8 @@ def mark_finished(stage_dir: epath.PathLike, step: int) -> None:
     partial = marker.with_name(f".{FINISHED}.part")
     partial.write_text(json.dumps({"step": step}) + "\n")
     partial.replace(marker)
+  if jax.process_count() > 1:  # all find it finished, and do the same next
+    multihost_utils.sync_global_devices("finished")
 
 
 def check_resume(resume: str, stage_dir: epath.PathLike) -> None:
@@ -145,13 +154,15 @@ class Store:
   def _save(self, state: State, data_state: dict[str, Any]) -> None:
     step = int(jax.device_get(state.step))
     self._manager.wait_until_finished()
-    if step in self._manager.all_steps():
+    if self.holds(step):
       self._manager.delete(step)
     self._saving = step
     args = {name: ocp.args.PyTreeSave(x) for name, x in _items(state).items()}
     args["data"] = ocp.args.JsonSave(data_state)
     # Orbax returns False, and saves nothing, for a step that is not the newest.
-    if not self._manager.save(step, args=ocp.args.Composite(**args)):
+    with self._naming_it():
+      saved = self._manager.save(step, args=ocp.args.Composite(**args))
+    if not saved:
       raise CheckpointError(
         f"{self._folder}: step {step} was not saved, {self._manager.latest_step()} is"
         " there already; does another run write to this folder?"
@@ -178,12 +189,30 @@ class Store:
 
   def wait(self) -> None:
     """Returns when the last save is on disk; raises if it failed."""
-    self._manager.wait_until_finished()
+    with self._naming_it():
+      self._manager.wait_until_finished()
     self.check()
 
   def check(self) -> None:
     """Raises if a save failed in the background."""
-    self._manager.check_for_errors()
+    with self._naming_it():
+      self._manager.check_for_errors()
+
+  def holds(self, step: int) -> bool:
+    """Whether a checkpoint of this step is there."""
+    return step in self._manager.all_steps()
+
+  @contextlib.contextmanager
+  def _naming_it(self) -> Iterator[None]:
+    """Makes one line of what went wrong with a save, a full disk for one."""
+    try:
+      yield
+    except ValueError as error:  # what Orbax makes of it
+      reason = str(error).splitlines()[0]
+      raise CheckpointError(
+        f"{self._folder}: step {self._saving} was not saved ({reason}); those before it"
+        " are whole, and the same command goes on from there"
+      ) from error
 
   def _write_manifest(self) -> None:
     # Orbax calls this when all files are written and before the folder gets its final
@@ -281,50 +310,13 @@ def load_weights(
     folder = _folder(stage_dir) / str(step)
     bad = manifest.problems(folder, verify)
     if not bad:
-      return _read_weights(folder, which)
+      return weight_items.read(folder, which)
     logging.error("checkpoint %s is damaged: %s", folder, "; ".join(bad[:3]))
   raise CheckpointError(
     f"{_folder(stage_dir)}: no whole checkpoint among steps"
     f" {', '.join(map(str, candidates))} ({bad[0]}); restore it from a backup, or train"
     " again"
   )
-
-
-def _read_weights(folder: epath.Path, which: str) -> dict[str, Any]:
-  names = {p.name for p in folder.iterdir()}
-  params = {}
-  for name in sorted(names):
-    if name.startswith("params_"):
-      group = name.removeprefix("params_")
-      average = f"ema_{group}"
-      chosen = average if which == "ema" and average in names else name
-      params[group] = _read_tree(folder / chosen)
-  extras = _read_tree(folder / "extras") if "extras" in names else {}
-  return {"params": params, "extras": extras}
-
-
-def _read_tree(folder: epath.Path) -> Tree:
-  # Orbax warns that an item read by itself has no metadata of a whole checkpoint.
-  verbosity = logging.get_verbosity()
-  logging.set_verbosity(logging.ERROR)
-  try:
-    return _read_quietly(folder)
-  finally:
-    logging.set_verbosity(verbosity)
-
-
-def _read_quietly(folder: epath.Path) -> Tree:
-  # Each process for itself: one may load what the others do not.
-  own = jax.process_index()
-  alone = ocp.options.MultiprocessingOptions(
-    primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"read_{own}"
-  )
-  handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
-  with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
-    shapes = reader.metadata(folder).item_metadata.tree
-    as_numpy = lambda _: ocp.RestoreArgs(restore_type=np.ndarray)
-    args = ocp.args.PyTreeRestore(restore_args=jax.tree.map(as_numpy, shapes))
-    return reader.restore(folder, args=args)
 
 
 def _handlers() -> ocp.CheckpointHandlerRegistry:
@@ -388,7 +380,8 @@ def _on_first_process(f: Any) -> int:
 
 
 def _absolute(path: epath.PathLike) -> epath.Path:
-  return epath.Path(path).expanduser().resolve()  # Orbax refuses relative paths
+  path = epath.Path(path)  # of a bucket it is absolute, and resolve() would spoil it
+  return path if "://" in os.fspath(path) else path.expanduser().resolve()
 
 
 def _folder(stage_dir: epath.PathLike) -> epath.Path:

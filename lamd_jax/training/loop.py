@@ -217,6 +217,7 @@ def _steps(
     if step > first and step % run.train.checkpoint_every == 0:
       monitor.drain()  # a state that tripped the guard must not be saved
       run.store.save(state, run.loader.get_state())
+      run.writer.keep()
     run.store.check()
     with monitor.waiting():
       host_batch = next(batches)
@@ -285,7 +286,10 @@ def _commit(run: _Run, state: State) -> None:
 
 
 def _leave(run: _Run, state: State, step: int) -> Result:
-  """Saves what there is and says so."""
-  _commit(run, state)
+  """Saves what there is, if it is not saved yet, and says so."""
+  if not run.store.holds(step):
+    _commit(run, state)
+  run.store.wait()
+  run.writer.flush()
   logging.warning("stage %s stopped and saved after step %d", run.stage.name, step)
   return Result("preempted", step)

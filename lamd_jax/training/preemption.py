@@ -33,6 +33,7 @@ class Stop:
 
   def __init__(self) -> None:
     self._requested = False
+    self._interrupts = False
 
   def install(self) -> Stop:
     """Listens to SIGTERM; only the main thread may. Returns itself."""
@@ -42,6 +43,12 @@ class Stop:
   def request(self) -> None:
     """Sets the flag, as a first SIGTERM does."""
     self._requested = True
+
+  def interrupt(self) -> None:
+    """From here on SIGTERM raises Preempted at once: there is nothing to be saved."""
+    self._interrupts = True
+    if self._requested:
+      raise Preempted
 
   def requested(self) -> bool:
     """Whether this process was asked to stop."""
@@ -53,6 +60,8 @@ class Stop:
       # Asked twice: whoever asks does not want to wait for the save.
       os._exit(128 + number)
     self._requested = True
+    if self._interrupts:
+      raise Preempted
 
 
 def agreed(stop: Stop, poll: int) -> bool:

@@ -51,6 +51,9 @@ class Writer:
   def rewind(self, step: int) -> None:
     """Forgets what was written beyond `step`: the run continues from there."""
 
+  def keep(self) -> None:
+    """Stores what was written so far: the state of this step is stored, too."""
+
   def flush(self) -> None:
     """Makes what was written so far readable."""
 
@@ -83,6 +86,10 @@ class MultiWriter(Writer):
   def rewind(self, step: int) -> None:
     for writer in self._writers:
       writer.rewind(step)
+
+  def keep(self) -> None:
+    for writer in self._writers:
+      writer.keep()
 
   def flush(self) -> None:
     for writer in self._writers:
@@ -160,12 +167,15 @@ class JsonlWriter(Writer):
     self._text = "".join(f"{line}\n" for line in kept)
     self._rewrite()
 
-  def flush(self) -> None:
+  def keep(self) -> None:
     if self._remote:
       self._rewrite()
 
+  def flush(self) -> None:
+    self.keep()
+
   def close(self) -> None:
-    self.flush()
+    self.keep()
 
   def _rewrite(self) -> None:
     partial = self._path.with_name(f".{self._path.name}.part")

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What --mode=evaluate says of clips on the captioned world, true clips for made ones."""
 
+import types
+
 import numpy as np
 import pytest
 import tiny
@@ -67,3 +69,25 @@ def test_first_frames_are_held_against_their_images_and_against_others():
   assert other["psnr"]["mean"] < 9 and abs(other["ssim"]["mean"]) < 0.1
   table = evaluate._first_frame_table(found)
   assert [row[0] for row in table.rows] == ["kept", "close", "another image"]
+
+
+def test_a_model_without_classes_is_told_none_whatever_the_data_say(monkeypatch):
+  config, asked = tiny.config(), []
+  clips = lambda data, split, count, seed: np.zeros((count, 4, 16, 16, 3), np.uint8)
+  monkeypatch.setattr(evaluate.pipeline, "clips", clips)
+  monkeypatch.setattr(evaluate.pipeline, "labels", lambda *_: np.arange(16))
+
+  def generate(n, **knobs):
+    asked.append(knobs["label"])
+    raise KeyboardInterrupt
+
+  model = types.SimpleNamespace(
+    system=types.SimpleNamespace(animates_images=True), generate=generate
+  )
+  settings = config_lib.eval_defaults()
+  settings.clips = 8
+  for classes, label in ((0, -1), (16, list(range(0, 16, 2)))):
+    config.model.motion.num_classes = classes
+    with pytest.raises(KeyboardInterrupt):
+      evaluate._clips(model, config, settings)
+    assert asked.pop() == label

@@ -2,6 +2,8 @@
 """However training ends, STATUS says so; the stages themselves are stood in for."""
 
 import json
+import os
+import signal
 
 from etils import epath
 import jax
@@ -148,3 +150,27 @@ def test_a_failed_run(tmp_path, monkeypatch):
   found = _status(tmp_path)
   assert found["state"] == "failed" and found["eta_seconds"] is None
   assert found["error"] == "NonFiniteError: loss was not finite"
+
+
+def test_a_run_that_is_told_to_stop_while_it_is_scored(tmp_path, monkeypatch):
+  monkeypatch.setattr(train, "_can_be_scored", lambda *_: True)
+  tell = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+  monkeypatch.setattr(evaluate, "report", tell)
+  before = signal.getsignal(signal.SIGTERM)
+  monkeypatch.setattr(train, "_train_stages", lambda *_: True)
+  try:
+    code = train.run(
+      tiny.config(train__report=True), epath.Path(tmp_path), "auto", config_lib.eval_defaults()
+    )
+  finally:
+    signal.signal(signal.SIGTERM, before)
+  assert code == 75 and _status(tmp_path)["state"] == "preempted"
+
+
+def test_too_few_clips_to_score_are_no_failure(tmp_path, monkeypatch, capsys):
+  def few(*_):
+    raise evaluate.TooFewClips("6 clips of the split test")
+
+  monkeypatch.setattr(evaluate, "report", few)
+  train._report(tiny.config(), epath.Path(tmp_path), config_lib.eval_defaults())
+  assert capsys.readouterr().out == "not scored: 6 clips of the split test\n"

@@ -177,6 +177,34 @@ def test_a_save_that_cannot_be_written_is_an_error(placed, tmp_path, monkeypatch
   assert checkpoints.steps(tmp_path) == []
 
 
+def test_what_orbax_says_of_a_full_disk_is_one_line(placed, tmp_path, monkeypatch):
+  def full(*_, **__):
+    raise ValueError("RESOURCE_EXHAUSTED: No space left on device\nand more")
+
+  with _store(tmp_path) as store:
+    monkeypatch.setattr(store._manager, "check_for_errors", full)
+    store.save(_at(placed[0], 1), {})
+    with pytest.raises(checkpoints.CheckpointError, match="step 1 was not saved") as info:
+      store.wait()
+  assert "\n" not in str(info.value) and "No space left" in str(info.value)
+
+
+def test_a_bucket_stays_a_bucket():
+  assert str(checkpoints._absolute("gs://bucket/run")) == "gs://bucket/run"
+  assert checkpoints._absolute("run").is_absolute()
+
+
+def test_a_folder_that_is_not_committed_is_no_step(placed, tmp_path, monkeypatch):
+  # As in a bucket, where folders have their final name from the start.
+  _save(tmp_path, placed[0], [1, 2])
+  class Left:
+    def get(self):
+      return epath.Path(tmp_path) / "checkpoints" / "2"
+
+  monkeypatch.setattr(checkpoints.ocp.utils, "tmp_checkpoints", lambda _: [Left()])
+  assert checkpoints.steps(tmp_path) == [1]
+
+
 def test_older_steps_are_not_saved_silently(placed, tmp_path):
   with _store(tmp_path) as store:
     store.save(_at(placed[0], 5), {})

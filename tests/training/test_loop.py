@@ -21,6 +21,7 @@ from lamd_jax.training import loop
 from lamd_jax.training import monitor
 from lamd_jax.training import preemption
 from lamd_jax.training import sharding
+from lamd_jax.training import weight_items
 from lamd_jax.training import writers
 
 
@@ -72,7 +73,7 @@ def _everything(workdir):
   found = {}
   for item in folder.iterdir():
     if item.is_dir() and item.name != "data":
-      leaves = jax.tree_util.tree_leaves_with_path(checkpoints._read_tree(item))
+      leaves = jax.tree_util.tree_leaves_with_path(weight_items._read_tree(item))
       for path, leaf in leaves:
         found[item.name + jax.tree_util.keystr(path)] = leaf
   return found
@@ -229,6 +230,19 @@ def test_one_bad_step_is_skipped_counted_and_named(tmp_path, caplog):
   assert "step 4 was skipped" in caplog.text
   assert "48, 49" in caplog.text  # its first examples
   assert _log(tmp_path / "bad")[-1]["loss/generator"] is None
+
+
+def test_a_run_that_is_stopped_before_its_first_step_keeps_its_checkpoint(
+  tmp_path, monkeypatch
+):
+  assert _train(tmp_path, "one", stop_before=2).status == "preempted"
+  monkeypatch.setattr(
+    checkpoints.ocp.CheckpointManager, "delete", lambda *_: pytest.fail("deleted")
+  )
+  monkeypatch.setattr(preemption.Stop, "requested", lambda self: True)
+  found = checkpoints.steps(tmp_path)
+  assert _train(tmp_path, "one").status == "preempted"
+  assert checkpoints.steps(tmp_path) == found
 
 
 def test_bad_steps_in_a_row_stop_the_run_and_are_named(tmp_path):

@@ -41,6 +41,18 @@ def test_records_are_lines_and_a_resume_drops_later_ones(tmp_path):
   assert all(row["seconds"] >= 0 for row in rows)
 
 
+def test_in_a_bucket_records_are_stored_with_every_checkpoint(tmp_path, monkeypatch):
+  path = tmp_path / "metrics.jsonl"
+  records = writers.JsonlWriter(path)
+  monkeypatch.setattr(records, "_remote", True)
+  writer = writers.MultiWriter([records])
+  writer.write_scalars(1, {"loss": 1.0})
+  assert not path.exists()
+  writer.keep()
+  writer.write_scalars(2, {"loss": 1.0})
+  assert [row["step"] for row in _rows(path)] == [1]  # what a killed run leaves
+
+
 def test_previews_hold_rows_of_samples_and_columns_of_names(tmp_path):
   videos = {"input": _clips(), "output": _clips() // 2}
   writers.SampleWriter(tmp_path, fps=5.0).write_videos(120, videos)
