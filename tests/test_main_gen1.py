@@ -159,6 +159,8 @@ def test_an_edited_video_keeps_size_times_and_sound(edited, model, inputs):
   assert "side_by_side.mp4" in page and "input, depth, output" in page
   record = json.loads((out / "samples.json").read_text())
   assert record["sample"]["structure_level"] == 1
+  begun = json.loads((out / "journal.json").read_text())["settings"]
+  assert set(begun["weights_of"]) == set(STAGES)
 
 
 def _hashes(folder):
@@ -356,6 +358,7 @@ def bad(tmp_path_factory, inputs):
     ({"fps": "8"}, 2, "keeps its times"),
     ({"n": "2"}, 2, "once a command"),
     ({"formats": "gif"}, 2, "written as mp4"),
+    ({"out": "{bad}/one.mp4/o"}, 2, "cannot be written"),
     ({"video": "", "depth": ""}, 2, "instance:K"),
     ({"video": "", "mask": ""}, 2, "held-out clips have their own"),
   ],
@@ -367,12 +370,22 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     "video": f"{inputs}/in.mp4", "depth": f"{inputs}/depth.mp4",
     "image": f"{inputs}/look.png", "mask": f"{inputs}/mask.png",
   } | {key: value.format(bad=bad) for key, value in changes.items()}  # fmt: skip
+  asked = {"out": tmp_path / "o"} | asked
   flags = [f"--sample.{key}={value}" for key, value in asked.items()]
-  flags.append(f"--sample.out={tmp_path / 'o'}")
   assert _main(f"--workdir={run}", *SAMPLE, *flags) == code
   error = capsys.readouterr().err.strip()
   assert message in error and "\n" not in error
   assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+  "more, message",
+  [({"text": None}, "text=None: give a caption"), ({"n": 2}, "n=2: .* once a call")],
+)
+def test_python_refuses_in_one_line(model, inputs, more, message):
+  with pytest.raises(ConfigError, match=message) as caught:
+    model.edit(_clip(), **_knobs(inputs) | more)
+  assert "\n" not in str(caught.value)
 
 
 def test_the_first_stage_alone_can_be_trained():
@@ -465,6 +478,14 @@ def test_customising_refuses_in_one_line(
   assert _customise(run, subject, tmp_path / "out", *options) == code
   error = capsys.readouterr().err.strip()
   assert message in error and "\n" not in error and not (tmp_path / "out").exists()
+
+
+def test_customising_goes_on_with_what_it_was_begun_with(run, subject, tmp_path, capsys):
+  note = tmp_path / "out" / customise.TRAINING / customise.RECORD
+  note.parent.mkdir(parents=True)
+  note.write_text('{"how": "full"}')
+  assert _customise(run, subject, tmp_path / "out", "--how=lora") == 2
+  assert "was begun with" in capsys.readouterr().err
 
 
 def test_heads_divide_the_priors_width():

@@ -13,8 +13,9 @@ brings its own shape.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import glob
+import json
 import pathlib
 import sys
 from typing import Any
@@ -29,6 +30,7 @@ from lamd_jax import errors
 from lamd_jax import inputs
 from lamd_jax import limits
 from lamd_jax import loading
+from lamd_jax import media
 from lamd_jax import run_folder
 from lamd_jax import types
 from lamd_jax.data import frame_folder
@@ -48,6 +50,7 @@ from lamd_jax.training import precision
 from lamd_jax.training import preemption
 
 TRAINING = "customise"  # folder of the training, below the result's
+RECORD = "customise.json"
 
 
 class Subject:
@@ -155,13 +158,14 @@ def _settings(options: argparse.Namespace, config: ConfigDict, name: str) -> Con
 
 def _train(
   options: argparse.Namespace, config: ConfigDict, weights: derived_run.Weights,
-  out: epath.Path,
+  out: epath.Path, record: Mapping[str, Any],
 ) -> dict[str, Any] | None:  # fmt: skip
   """Trains in a folder of its own; returns the weights, None if it was broken off."""
   system = gen1.Gen1(config, precision.compute_dtype(config.train.compute))
   stage = gen1_customise.CustomStage(system, options.how, options.rank)
   pictures, depth = read(options, config)
   folder, optim = out / TRAINING, config.optim[stage.name]
+  media.write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
   own = pipeline.loader(
     config.data, split=config.data.split, batch=optim.batch, seed=options.seed
   )
@@ -199,14 +203,17 @@ def customise(options: argparse.Namespace) -> int:
     raise ConfigError(f"--rank={options.rank}: at least 1")
   compile_cache.enable()
   config = _settings(options, stored, name)
+  record = {**vars(options), "run": str(run)}
+  # Of an --out that was begun, everything but how long it goes on.
+  fixed = {k: v for k, v in record.items() if k not in ("out", "steps", "workdir")}
+  derived_run.check_begun(out / TRAINING / RECORD, fixed, out)
   _, weights = loading.gather(stored, run, "ema")
   if not checkpoints.finished(out / name):  # broken off after the training alone
-    made = _train(options, config, weights, out)
+    made = _train(options, config, weights, out, fixed)
     if made is None:
       return preemption.EXIT_CODE
     checkpoints.write_finished(out / name, made["params"], {}, made["extras"])
-  record = {**vars(options), "run": str(run)}
-  derived_run.write(stored, run, out, weights, name, record, "customise.json")
+  derived_run.write(stored, run, out, weights, name, record, RECORD)
   print(f"a run that knows the subject is in {out}; sample it with --workdir={out}")
   return 0
 

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from lamd_jax import exported
 from lamd_jax import limits
 from lamd_jax import run_folder
+from lamd_jax.errors import ConfigError
 from lamd_jax.interchange import clip_image
 from lamd_jax.interchange import clip_text
 from lamd_jax.interchange import dpt
@@ -31,6 +32,18 @@ _TO_STATE: dict[str, Callable[[Any], dict[str, Any]]] = {
   "clip_text": clip_text.to_state, "clip_image": clip_image.to_state,
   "depth": dpt.to_state,
 }  # fmt: skip
+
+
+def check_begun(note: epath.Path, record: Mapping[str, Any], out: epath.Path) -> None:
+  """Raises ConfigError if `note` says that `out` was begun with another record."""
+  if not note.exists():
+    return
+  before = json.loads(note.read_text())
+  for key, value in record.items():
+    if before.get(key) != value:
+      raise ConfigError(
+        f"--{key}={value}: {out} was begun with {before.get(key)}; name another --out"
+      )
 
 
 def write(

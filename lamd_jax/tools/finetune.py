@@ -149,12 +149,7 @@ def _check_out(
     if out.exists() and any(out.iterdir()):
       raise ConfigError(f"--out={out}: holds something else; name a new folder")
     return
-  before = json.loads(begun.read_text())
-  for key, value in record.items():
-    if before.get(key) != value:
-      raise ConfigError(
-        f"--{key}={value}: {out} was begun with {before.get(key)}; name another --out"
-      )
+  derived_run.check_begun(begun, record, out)
   stored = run_folder.read(out / TRAINING)
   if stored is not None:
     run_folder.check_same(stored, config, out)
