@@ -65,7 +65,7 @@ class Model:
     return jax.jit(self.system.sample_latents, static_argnums=(4, 5))
 
   @functools.cached_property
-  def _tokenize(self) -> captions.Tokenizer | None:
+  def tokenize(self) -> captions.Tokenizer | None:
     return captions.tokenizer(self.config.data)
 
   @functools.cached_property
@@ -91,7 +91,8 @@ class Model:
     """Generates clips.
 
     Args:
-      n: how many clips; None gives one `Clip` and not a list, or one a seed.
+      n: how many clips; None gives one `Clip` and not a list, or, of lists of text,
+        image, label or seed, a list with one to each entry of the longest.
       text: a caption, or several that clips take in turn; "" for none.
       image: what is to move, in systems that animate (LaMD), or whose looks held-out
         clips get (Gen-1): a path, an array [H,W,3] uint8, or a list of them that clips
@@ -109,12 +110,16 @@ class Model:
         overlap. A list of seeds: clips take them in turn, each the first of its seed.
 
     Returns:
-      A `Clip`, or a list of n. Clip i is a function of the weights, the knobs and i.
+      A `Clip`, or a list of them. Clip i is a function of the weights, the knobs and i.
 
     Raises:
-      ConfigError: a knob that is unknown or out of range. DataError: an image or video
-        that cannot be read. WeightsError: a stage that is not trained. All in one line.
+      ConfigError: a knob that is unknown or out of range, or fewer clips than texts,
+        images or labels. DataError: an image or video that cannot be read.
+        WeightsError: a stage that is not trained. All in one line.
     """
+    if knobs.get("strip"):
+      raise ConfigError(f"strip={knobs['strip']}: is of denoising_strip; take it out")
+    n = inputs.count(n, knobs.get("seed"), text=text, image=image, label=label)
     n, knobs, seeds = watching.split_seeds(n, knobs)
     settings, given = self._asked(n, text, image, motion_from, label, knobs)
     fps, watch = settings.fps or self.fps, watching.Watch(
@@ -212,16 +217,14 @@ class Model:
     """Checks what `generate` was asked; reads the files that it names."""
     texts = knobs_lib.several("text", text, str, "a caption")
     labels = knobs_lib.several("label", label, int | np.integer, "a class")
-    images = [] if image is None else knobs_lib.several(
-      "image", image, str | os.PathLike | np.ndarray, "a path, an array [H,W,3] uint8"
-    )  # fmt: skip
-    images = [x for x in images if isinstance(x, np.ndarray) or x]
+    images = inputs.images(image)
     settings = knobs_lib.settings(self.config, self.weights, {
       **knobs, "n": 1 if n is None else n, "label": int(max(labels)),
       "text": next(filter(None, texts), ""),
       "image": knobs_lib.name(images[0]) if images else "",
       "motion_from": knobs_lib.name(motion_from),
     })  # fmt: skip
+    inputs.say(captions.notes(self.tokenize, texts))
     if self.config.system == "gen1":
       return settings, editing.held_out(self, settings, texts, labels, images)
     if not self.system.animates_images:
@@ -230,8 +233,7 @@ class Model:
     images, motion, notes = inputs.gather(
       self.config.data, self.config.seed, settings.n, images, clip
     )
-    for note in notes:
-      print(note, flush=True)
+    inputs.say(notes)
     return settings, inputs.Given(texts, labels, images, motion)
 
   def depth_of_clips(self, split: str, count: int, seed: int) -> np.ndarray:
@@ -249,8 +251,8 @@ class Model:
     """The rows of a batch; what there are fewer of than clips is taken in turn."""
     turn = lambda values: [values[i % len(values)] for i in index]
     tokens = label = image = depth = level = None
-    if self._tokenize is not None:
-      tokens = np.stack([self._tokenize(text) for text in turn(given.texts)])
+    if self.tokenize is not None:
+      tokens = np.stack([self.tokenize(text) for text in turn(given.texts)])
     if given.images is not None:
       image = np.stack(turn(given.images))
     classes = self.config.model.motion.num_classes

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Mapping, Sequence
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -44,16 +45,20 @@ class Clip(NamedTuple):
 
     Raises:
       ValueError: an unknown suffix, frames that are not uint8 [T,H,W,3], a rate that
-        is not above 0, or a folder that holds something else than a clip.
+        is no number above 0, or a folder that holds something else than a clip.
     """
     path = pathlib.Path(path).expanduser()
     suffix = path.suffix.lower()
     if suffix not in _WRITE:
       raise ValueError(f"{path}: unknown suffix; use {_known()}")
     media.check_frames(self.frames)
-    if not self.fps > 0:
-      raise ValueError(f"{path}: fps={self.fps}: must be above 0")
-    _WRITE[suffix](path, self)
+    try:
+      fps = float(self.fps)  # NumPy's numbers are not what files hold
+    except (TypeError, ValueError):
+      fps = math.nan
+    if not 0 < fps < math.inf:
+      raise ValueError(f"{path}: fps={self.fps}: must be a number above 0, such as 8.0")
+    _WRITE[suffix](path, self._replace(fps=fps))
 
   @classmethod
   def open(cls, path: Path, fps: float | None = None) -> Clip:
@@ -133,7 +138,7 @@ def _known() -> str:
 
 def _write_npz(path: Path, clip: Clip) -> None:
   arrays = {"arr_0": clip.frames[None], "fps": np.float64(clip.fps)}
-  media.atomically(path, lambda partial: np.savez_compressed(partial, **arrays))
+  media.atomically(path, lambda partial: media.save_npz(partial, **arrays))
 
 
 def _read_npz(path: pathlib.Path) -> tuple[np.ndarray, float]:
@@ -160,14 +165,19 @@ def _write_folder(path: Path, clip: Clip) -> None:
   old = folder.with_name(f".{folder.name}.old")
   for left in (partial, old):
     shutil.rmtree(left, ignore_errors=True)
-  partial.mkdir(parents=True)
-  for t, frame in enumerate(clip.frames):
-    Image.fromarray(frame).save(partial / f"{t:05d}.png")
-  facts = {"fps": clip.fps, "frames": len(clip.frames)}
-  (partial / _FACTS).write_text(json.dumps(facts) + "\n")
-  if folder.exists():
-    os.rename(folder, old)
-  os.rename(partial, folder)
+  try:
+    partial.mkdir(parents=True)
+    for t, frame in enumerate(clip.frames):
+      Image.fromarray(frame).save(partial / f"{t:05d}.png")
+    facts = {"fps": clip.fps, "frames": len(clip.frames)}
+    (partial / _FACTS).write_text(json.dumps(facts) + "\n")
+    if folder.exists():
+      os.rename(folder, old)
+    os.rename(partial, folder)
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)  # there only where something failed
+    if old.exists() and not folder.exists():
+      os.rename(old, folder)
   shutil.rmtree(old, ignore_errors=True)
 
 

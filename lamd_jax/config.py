@@ -264,7 +264,7 @@ def sample_defaults(sampler: str = "") -> ConfigDict:
       lora="",  # LoRA files laid over the weights, with commas between them
       lora_weight=(1.0,),  # of all of them, or of each
       decode_chunk=4,  # clips decoded at once: bounds peak memory
-      formats=("mp4", "gif", "png", "npz"),
+      formats=("usual",),  # mp4,gif,png,npz; usual: all for clips, mp4 for long videos
       fps=0.0,  # frames a second; 0: as the data
       out="",  # folder; default WORKDIR/samples/<sampler>-<steps>-seed<seed>[-<hash>]
     )

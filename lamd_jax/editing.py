@@ -30,6 +30,7 @@ from lamd_jax import types
 from lamd_jax import validation
 from lamd_jax import watching
 from lamd_jax.clip import Clip
+from lamd_jax.data import captions
 from lamd_jax.data import edit_input
 from lamd_jax.data import pipeline
 from lamd_jax.errors import ConfigError
@@ -274,6 +275,10 @@ def plan(
   Raises:
     ConfigError, DataError, WeightsError: in one line.
   """
+  if not isinstance(text, str):
+    raise ConfigError(f"text={text!r:.80}: give a caption; a video is edited by one")
+  if (n := knobs.get("n", 1)) != 1:
+    raise ConfigError(f"n={n}: a video is edited once a call; another seed makes another")
   named = dict(video=video, image=image, mask=mask, depth=depth)
   named = {key: knobs_lib.name(value) for key, value in named.items()}
   settings = knobs_lib.settings(
@@ -291,7 +296,7 @@ def plan(
   around = watching.around_units(listener, callback, steps)
   asked = Request(settings, prompt, chain, video, mask, depth, model.fps, around)
   planned = Edit(programs, model.weights, model.config, asked)
-  planned.notes[:0] = notes
+  planned.notes[:0] = [*captions.notes(model.tokenize, [text]), *notes]
   return planned
 
 
@@ -304,8 +309,7 @@ def cross_fade(old: np.ndarray, new: np.ndarray) -> np.ndarray:
 
 def whole(planned: Edit) -> Clip:
   """Says what was done to the inputs, and makes all frames."""
-  for note in planned.notes:
-    print(note, flush=True)
+  inputs.say(planned.notes)
   frames = np.stack(list(planned.edited(lambda done, total: None)))
   return Clip(frames, float(planned.video.rate))
 
@@ -322,8 +326,7 @@ def held_out(
     raise ConfigError(f"video={settings.video}: Model.edit edits it, generate does not")
   data, seed = model.config.data, model.config.seed
   pictures, notes = inputs.content(data, seed, settings.n, images, texts)
-  for note in notes:
-    print(note, flush=True)
+  inputs.say(notes)
   depth = None
   if model.system.structured:
     depth = model.depth_of_clips(data.eval_split, settings.n, seed)

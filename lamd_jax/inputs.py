@@ -13,10 +13,12 @@ import numpy as np
 from PIL import Image
 from PIL import ImageOps
 
+from lamd_jax import knobs as knobs_lib
 from lamd_jax import media
 from lamd_jax.data import frame_folder
 from lamd_jax.data import pipeline
 from lamd_jax.data import transforms
+from lamd_jax.errors import ConfigError
 from lamd_jax.errors import DataError
 
 
@@ -42,6 +44,50 @@ class Given(NamedTuple):
     return np.where(self.mask, made, self.video)
 
 
+def _entries(given: Any) -> int:
+  """How many a list holds, 0 for what is none. An image is an array of more axes."""
+  is_list = isinstance(given, list | tuple | range) or np.ndim(given) == 1
+  return len(given) if is_list else 0
+
+
+def count(n: int | None, seed: Any, **given: Any) -> int | None:
+  """Returns how many clips: `n`; where it is None, one an entry of the longest list.
+
+  Args:
+    n: as it was asked for.
+    seed: one, or several that clips take in turn.
+    **given: text, image and label, likewise.
+
+  Raises:
+    ConfigError: `n` clips are fewer than a list other than that of seeds has entries.
+  """
+  entries = {key: _entries(value) for key, value in given.items()}
+  if n is None:
+    return max(_entries(seed), *entries.values()) or None
+  for key, held in entries.items():
+    if isinstance(n, int | np.integer) and held > n:
+      raise ConfigError(f"n={n}: {key} holds {held}; say n={held}, or leave n out")
+  return n
+
+
+def images(given: Any) -> list[Any]:
+  """Returns the images that clips take in turn, as `image` takes them; none of None.
+
+  Raises:
+    ConfigError: neither an image nor a list of them.
+  """
+  found = [] if given is None else knobs_lib.several(
+    "image", given, str | os.PathLike | np.ndarray, "a path, an array [H,W,3] uint8"
+  )  # fmt: skip
+  return [x for x in found if isinstance(x, np.ndarray) or x]
+
+
+def say(notes: Sequence[str]) -> None:
+  """Tells the user what was done to inputs, a line each."""
+  for note in notes:
+    print(note, flush=True)
+
+
 def _open(path: str | os.PathLike[str]) -> Image.Image:
   try:
     with Image.open(path) as picture:
@@ -60,6 +106,8 @@ def _from_array(array: np.ndarray) -> Image.Image:
     raise DataError(
       f"image: an array of {array.dtype} {array.shape}; give uint8 [H,W,3] or [H,W,4]"
     )
+  if not array.size:
+    raise DataError(f"image: an array {array.shape} holds no pixel; give uint8 [H,W,3]")
   return Image.fromarray(array)
 
 
@@ -149,9 +197,11 @@ def content(
     return np.stack([frame for frame, _ in read]), [note for _, note in read if note]
   if any(texts):
     return None, []
-  frames = pipeline.clips(data, data.eval_split, n, seed)[:, :1]
+  # One more than is made, so that what clip i gets does not depend on n.
+  frames = pipeline.clips(data, data.eval_split, n + 1, seed)[:, :1]
   note = "no content given: first frames of other clips of the split"
-  return np.roll(frames, -1, axis=0), [f"{note} {data.eval_split}"]
+  others = frames[1:] if len(frames) > n else np.roll(frames, -1, axis=0)
+  return others, [f"{note} {data.eval_split}"]
 
 
 def gather(

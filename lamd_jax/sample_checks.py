@@ -10,7 +10,13 @@ from lamd_jax import validation
 from lamd_jax.errors import ConfigError
 
 FORMATS = ("mp4", "gif", "png", "npz")
+USUAL = ("usual",)  # the formats where none is named
 DISTILLED = "consistency"  # the sampler of what the stage distill makes
+
+
+def formats(sample: ConfigDict, usual: tuple[str, ...]) -> tuple[str, ...]:
+  """Returns the formats that are asked for; `usual` where none is."""
+  return usual if tuple(sample.formats) == USUAL else tuple(sample.formats)
 
 
 def time_factor(config: ConfigDict) -> int:
@@ -85,7 +91,7 @@ def check_sample(sample: ConfigDict, config: ConfigDict) -> None:
   """Raises ConfigError if `--sample.*` does not fit the run's config."""
   for key, value in limits.leaves(sample):
     limits.check_leaf("sample", key, value)
-  if set(sample.formats) - set(FORMATS) or not sample.formats:
+  if set(asked := formats(sample, FORMATS)) - set(FORMATS) or not asked:
     raise ConfigError(
       f"--sample.formats={sample.formats}: choose from {', '.join(FORMATS)}"
     )

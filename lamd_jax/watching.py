@@ -211,6 +211,8 @@ def split_seeds(
     ConfigError: a seed that is no whole number in range.
   """
   given = knobs.get("seed", 0)
+  if isinstance(given, np.ndarray) and given.ndim == 0:
+    given = given[()]
   if isinstance(given, int | np.integer):
     return n, {**knobs, **({"seed": int(given)} if "seed" in knobs else {})}, ()
   if isinstance(given, str) or not isinstance(given, Sequence | np.ndarray | range):

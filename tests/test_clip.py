@@ -79,6 +79,33 @@ def test_gif_delays_keep_to_the_rate():
   assert sum(media.delays(800, 8.0, 10)) == 100_000
 
 
+@pytest.mark.parametrize("fps", [np.float32(8), np.float64(8.0), np.int64(8), 8])
+@pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.webp", "a.npz", "a folder"])
+def test_numbers_of_numpy_are_rates(tmp_path, name, fps):
+  _clip(fps).save(tmp_path / name)
+  found = Clip.open(tmp_path / name)
+  assert found.fps == 8.0 and len(found.frames) == 6
+
+
+def test_suffixes_may_be_capitals(tmp_path):
+  _clip().save(tmp_path / "a.NPZ")
+  assert [path.name for path in tmp_path.iterdir()] == ["a.NPZ"]
+  np.testing.assert_array_equal(Clip.open(tmp_path / "a.NPZ").frames, _clip().frames)
+
+
+def test_a_folder_that_breaks_leaves_the_old_one(tmp_path, monkeypatch):
+  _clip(frames=3).save(tmp_path / "c")
+
+  def full(self, path):
+    raise OSError("the disk is full")
+
+  monkeypatch.setattr(Image.Image, "save", full)
+  with pytest.raises(OSError, match="disk is full"):
+    _clip().save(tmp_path / "c")
+  assert [path.name for path in tmp_path.iterdir()] == ["c"]
+  assert len(Clip.open(tmp_path / "c").frames) == 3
+
+
 def test_a_shorter_clip_leaves_no_old_picture_and_spares_other_folders(tmp_path):
   _clip(frames=6).save(tmp_path / "c")
   _clip(frames=3).save(tmp_path / "c")
@@ -95,6 +122,9 @@ def test_a_shorter_clip_leaves_no_old_picture_and_spares_other_folders(tmp_path)
   [
     (_clip(), "a.mov", "unknown suffix"),
     (_clip(fps=0.0), "a.mp4", "fps=0"),
+    (_clip(fps=np.float32("inf")), "a.gif", "fps=inf: must be a number above 0"),
+    (_clip(fps=float("nan")), "a folder", "fps=nan"),
+    (_clip(fps="fast"), "a.webp", "fps=fast"),
     (Clip(np.zeros((2, 8, 8, 3), np.float32), 8.0), "a.mp4", "expected uint8"),
   ],
 )

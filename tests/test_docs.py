@@ -187,7 +187,7 @@ def _check_main(arguments: list[str]) -> None:
     for key, value in limits.leaves(values):
       limits.check_leaf(group, key, value)
     if group == "sample":
-      assert set(values.formats) <= set(sample_checks.FORMATS)
+      assert set(sample_checks.formats(values, ())) <= set(sample_checks.FORMATS)
 
 
 def _flags_of(module: str) -> set[str]:

@@ -4,10 +4,13 @@
 import numpy as np
 from PIL import Image
 import pytest
+import tiny
 
 from lamd_jax import inputs
 from lamd_jax import media
 from lamd_jax.data import frame_folder
+from lamd_jax.data import pipeline
+from lamd_jax.errors import ConfigError
 from lamd_jax.errors import DataError
 
 RESIZE = "crop_antialias"
@@ -77,6 +80,30 @@ def test_what_is_no_image_is_refused_in_one_line(tmp_path):
     assert "\n" not in str(raised.value) and "PNG or JPEG" in str(raised.value)
   with pytest.raises(DataError, match="uint8"):
     fit(np.zeros((4, 4, 3), np.float32))
+  with pytest.raises(DataError, match="holds no pixel"):
+    fit(np.zeros((0, 60, 3), np.uint8))
+
+
+def test_lists_say_how_many_clips():
+  image = np.zeros((4, 4, 3), np.uint8)
+  one = dict(text="a", image=image, label=3)
+  assert inputs.count(None, 0, **one) is None and inputs.count(2, 0, **one) == 2
+  assert inputs.count(None, [1, 2, 3], **one) == 3
+  several = dict(text=["a", "b"], image=[image], label=np.arange(3))
+  assert inputs.count(None, np.array(5), **several) == 3
+  assert inputs.count(5, range(9), **several) == 5  # taken in turn
+  with pytest.raises(ConfigError, match="n=2: label holds 3; say n=3, or leave n out"):
+    inputs.count(2, 0, **several)
+
+
+def test_without_content_a_clip_gets_that_of_the_next_whatever_n():
+  data = tiny.gen1_config(data__num_videos=40).data
+  clips = pipeline.clips(data, data.eval_split, 3, 0)[:, :1]
+  made = {n: inputs.content(data, 0, n, [], [""])[0] for n in (1, 2, 1000)}
+  np.testing.assert_array_equal(made[1], clips[1:2])
+  np.testing.assert_array_equal(made[2], clips[1:3])
+  np.testing.assert_array_equal(made[1000][:2], clips[1:3])
+  np.testing.assert_array_equal(made[1000][-1], clips[0])  # the split has no more
 
 
 def test_a_motion_clip_is_cut_and_fitted(tmp_path):

@@ -93,15 +93,59 @@ def test_a_broken_off_video_continues_to_the_same_frames(
   assert _sample(run, broken, f"--sample.long={long}", "--sample.seed=1") == 2
 
 
+def test_a_run_that_was_trained_again_is_another(run, tmp_path, capsys):
+  """Its config is the same. A video that was begun before this was known goes on."""
+  arguments = ("--sample.long=hierarchical", "--sample.frames=9")
+  journal = tmp_path / "000" / "journal.json"
+  named = "--sample.formats=mp4,gif,png,npz"  # all four, as is usual for clips
+  assert _sample(run, tmp_path, *arguments, named) == 0
+  for name in ("video.mp4", "video.gif", "frames", "frames.npy"):
+    assert (journal.parent / name).exists(), name
+  manifests = list((run / "prediction" / "checkpoints").glob("*/manifest.json"))
+  before = [path.read_text() for path in manifests]
+  try:
+    for path, text in zip(manifests, before):
+      path.write_text(text + "\n")  # as another hash of a file would
+    capsys.readouterr()
+    assert _sample(run, tmp_path, *arguments) == 2
+    error = capsys.readouterr().err
+    assert "weights_of.prediction=" in error and error.count("\n") == 1
+    record = json.loads(journal.read_text())
+    assert set(record["settings"].pop("weights_of")) == {
+      "autoencoder", "prediction", "interpolation"
+    }
+    journal.write_text(json.dumps(record))
+    assert _sample(run, tmp_path, *arguments) == 0
+    assert "finished before" in capsys.readouterr().out
+  finally:
+    for path, text in zip(manifests, before):
+      path.write_text(text)
+
+
 def test_what_a_run_cannot_do_is_one_line(run, tmp_path, capsys):
   assert _sample(run, tmp_path, "--sample.long=sliding") == 2
   error = capsys.readouterr().err
   assert "trains no diffusion" in error and error.count("\n") == 1
 
 
-def test_short_clips_come_from_the_frame_by_frame_network(run, tmp_path):
-  code = _main(f"--workdir={run}", "--mode=sample", "--sample.steps=2",
-               "--sample.n=2", f"--sample.out={tmp_path}")  # fmt: skip
-  assert code == 0
+def test_short_clips_come_from_the_frame_by_frame_network(run, tmp_path, capsys):
+  short = lambda *more: _main(
+    f"--workdir={run}", "--mode=sample", "--sample.steps=2", "--sample.n=2", *more
+  )
+  video = tmp_path / "000" / "journal.json"  # of a long video, a clip's pictures go there
+  video.parent.mkdir()
+  video.touch()
+  assert short(f"--sample.out={tmp_path}") == 2
+  assert short(f"--sample.out={video}/below") == 2
+  error = capsys.readouterr().err
+  assert "holds a long" in error and "cannot be written" in error
+  assert error.count("\n") == 2
+  for formats in ("mp4,npz", "npz"):
+    assert short(f"--sample.out={tmp_path}", f"--sample.formats={formats}") == 0
+  # The second one removes what the first one wrote, and no more.
+  assert {path.name for path in tmp_path.iterdir()} == {
+    "000", "samples.npz", "sheet.png", "samples.json"
+  }
+  assert video.exists()
   record = json.loads((tmp_path / "samples.json").read_text())
   assert record["frames"] == [4, 16, 16, 3]

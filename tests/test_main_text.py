@@ -10,6 +10,7 @@ import pytest
 import lamd_jax
 from lamd_jax import main
 from lamd_jax.data import tokenizers
+from lamd_jax.errors import ConfigError
 from lamd_jax.interchange import clip_text
 from lamd_jax.interchange import safetensors_file
 from lamd_jax.systems import text as text_lib
@@ -65,6 +66,19 @@ def test_captions_and_guidance_change_samples(run):
   a, b = make(["the cone is rotating.", "the snitch is sliding to (2, 1)."], 8.0)
   np.testing.assert_array_equal(a.frames, plain[2])
   assert not np.array_equal(b.frames, make("the cone is rotating.", 8.0)[1].frames)
+
+
+def test_each_prompt_has_a_clip_and_a_lost_end_is_told(run, capsys):
+  model = lamd_jax.load(run)
+  prompts = ["the cone is rotating.", "the snitch is rotating. " + 20 * "very "]
+  clips = model.generate(text=prompts, steps=2)
+  said = capsys.readouterr().out
+  assert "the first 22 of its 25 tokens" in said and said.count("\n") == 1
+  expected = model.generate(2, text=prompts, steps=2)
+  frames = lambda made: np.stack([clip.frames for clip in made])
+  np.testing.assert_array_equal(frames(clips), frames(expected))
+  with pytest.raises(ConfigError, match="n=1: text holds 2; say n=2"):
+    model.generate(1, text=prompts, steps=2)
 
 
 def test_prompts_from_a_file(run, tmp_path, capsys):

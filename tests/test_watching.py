@@ -112,6 +112,15 @@ def test_bad_seeds_are_one_line(seed):
   assert "\n" not in str(caught.value)
 
 
+def test_one_seed_may_be_an_array_without_axes():
+  assert watching.split_seeds(None, {"seed": np.array(3)}) == (None, {"seed": 3}, ())
+
+
+def test_a_strip_is_not_what_generate_makes(model):
+  with pytest.raises(ConfigError, match="strip=3: is of denoising_strip"):
+    model.generate(strip=3)
+
+
 def test_long_videos_take_seeds_in_turn():
   assert watching.own_seeds({"seed": 1}, (), 2) == [(0, {"seed": 1}), (1, {"seed": 1})]
   own = watching.own_seeds({"seed": 4}, (4, 5), 3)

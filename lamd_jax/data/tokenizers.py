@@ -3,8 +3,8 @@
 
 A tokenizer is called with one caption and returns [length] int32: a start id, the
 caption, an end id, padding. Too long a caption loses its rear; the end id stays. Beside
-that it has `length`, `size` (ids are below it), `pad` (the id that pads) and `null()`,
-the tokens of the empty caption.
+that it has `length`, `size` (ids are below it), `pad` (the id that pads), `null()`,
+the tokens of the empty caption, and `count(caption)`, how many tokens all of it has.
 """
 
 from __future__ import annotations
@@ -68,6 +68,10 @@ class Words:
     words = self._WORD.findall(caption.lower())
     hashed = [3 + zlib.crc32(word.encode()) % (self.size - 3) for word in words]
     return _framed(hashed, 1, 2, self.pad, self.length)
+
+  def count(self, caption: str) -> int:
+    """Returns the tokens of the whole caption, start and end left out."""
+    return len(self._WORD.findall(caption.lower()))
 
   def null(self) -> np.ndarray:
     """Returns the tokens of "", [length] int32."""
@@ -175,6 +179,10 @@ class Clip:
       if len(ids) >= self.length - 2:
         break
     return _framed(ids, self.start, self.end, self.pad, self.length)
+
+  def count(self, caption: str) -> int:
+    """Returns the tokens of the whole caption, start and end left out."""
+    return sum(len(self._encoded(piece)) for piece in self._pieces(_cleaned(caption)))
 
   def null(self) -> np.ndarray:
     """Returns the tokens of "", [length] int32."""

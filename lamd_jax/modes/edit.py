@@ -29,10 +29,12 @@ from lamd_jax import editing
 from lamd_jax import gallery
 from lamd_jax import media
 from lamd_jax import run_folder
+from lamd_jax import sample_checks
 from lamd_jax.data import edit_input
 from lamd_jax.data import edit_output
 from lamd_jax.errors import ConfigError
 from lamd_jax.journal import Journal
+from lamd_jax.modes import sample_folder
 from lamd_jax.modes import units
 from lamd_jax.training import preemption
 
@@ -52,7 +54,7 @@ def _check(sample: ConfigDict, texts: Sequence[str]) -> None:
       f"--sample.n={sample.n}: a video is edited once a command; another --sample.seed"
       " makes another"
     )
-  if tuple(sample.formats) not in (("mp4",), tuple(usual.formats)):
+  if sample_checks.formats(sample, ("mp4",)) not in (("mp4",), sample_checks.FORMATS):
     raise ConfigError(
       f"--sample.formats={','.join(sample.formats)}: an edited video is written as mp4"
     )
@@ -143,6 +145,8 @@ def run(
   name = f"edit-{stem}-{sample.sampler}-{sample.steps}-seed{sample.seed}"
   name += f"-{digest(settings)}"  # another prompt is another folder
   folder = pathlib.Path(sample.out or workdir / "samples" / name)
+  sample_folder.check(folder)
+  settings |= sample_folder.weights_of(folder, workdir, sample, config)
   journal = Journal(folder, settings)
   if journal.finished():
     print(f"{folder / EDITED}: {journal.frames} frames, finished before", flush=True)

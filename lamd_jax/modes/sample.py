@@ -6,8 +6,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 import json
 import pathlib
-import re
-import shutil
 import time
 
 from etils import epath
@@ -21,15 +19,17 @@ from lamd_jax import editing
 from lamd_jax import gallery
 from lamd_jax import media
 from lamd_jax import run_folder
+from lamd_jax import sample_checks
 from lamd_jax.errors import ConfigError
 from lamd_jax.modes import edit
+from lamd_jax.modes import sample_folder
 from lamd_jax.modes import stream
 from lamd_jax.training import compile_cache
 from lamd_jax.training import preemption
 
 _LARGEST_SIDE = 4096  # pixels of grid.mp4; H.264 ends at 16384
 # Of --sample.*, what stands in the folder's name, and what changes no frame.
-_NAMED = ("sampler", "steps", "seed", "lora", "lora_weight")
+_NAMED = ("sampler", "steps", "seed", "lora_weight")
 _NOT_OF_FRAMES = ("n", "batch", "decode_chunk", "formats", "strip", "out")
 
 
@@ -87,30 +87,19 @@ def _folder(
     left = (*_NAMED, *_NOT_OF_FRAMES)
     wish = {k: v for k, v in asked.items() if k not in left and v != usual[k]}
     name += f"-{edit.digest(wish)}" if wish else ""
-  folder = pathlib.Path(sample.out or workdir / "samples" / name)
-  if folder.exists() and not folder.is_dir():
-    raise ConfigError(f"--sample.out={folder}: is a file; name a folder")
-  return folder
-
-
-def _remove_old(folder: pathlib.Path) -> None:
-  """Removes the clips of an earlier command, of which there may have been more."""
-  if (folder / "samples.json").is_file():
-    for path in folder.iterdir():
-      if re.fullmatch(r"\d{3,}(\.mp4|\.gif)?", path.name):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+  return pathlib.Path(sample.out or workdir / "samples" / name)
 
 
 def _long_videos(
-  model: api.Model, config: ConfigDict, sample: ConfigDict, folder: pathlib.Path
-) -> int:
+  model: api.Model, config: ConfigDict, workdir: epath.Path, sample: ConfigDict,
+  folder: pathlib.Path,
+) -> int:  # fmt: skip
   """Makes `sample.n` videos, each in a folder that it can be continued in."""
   stop = preemption.Stop().install()
   knobs = {k: v for k, v in sample.items() if k not in edit.NO_KNOBS}
   run_hash = run_folder.config_hash(config)
   # A folder of a thousand pictures is for who asks for it.
-  every = tuple(sample.formats) == config_lib.sample_defaults().formats
-  formats = ("mp4",) if every else sample.formats
+  formats = sample_checks.formats(sample, ("mp4",))
   for number in range(sample.n):
     settings = {
       **knobs, "number": number, "weights": sample.weights, "config_hash": run_hash
@@ -119,10 +108,12 @@ def _long_videos(
       settings["lora"] = adapters.record(
         adapters.asked(sample.lora, sample.lora_weight)
       )
+    video = folder / f"{number:03d}"
+    settings |= sample_folder.weights_of(video, workdir, sample, config)
     try:
-      video = stream.run(
+      path = stream.run(
         model.long_video(number, **knobs),
-        folder / f"{number:03d}",
+        video,
         sample.fps or model.fps,
         settings,
         formats,
@@ -130,7 +121,7 @@ def _long_videos(
       )
     except preemption.Preempted:
       return preemption.EXIT_CODE
-    print(f"video {video}, page {video.with_name('index.html')}", flush=True)
+    print(f"video {path}, page {path.with_name('index.html')}", flush=True)
   return 0
 
 
@@ -144,22 +135,27 @@ def run(config: ConfigDict, workdir: epath.Path, sample: ConfigDict) -> int:
       f" say --sample.n={len(texts)}"
     )
   folder = _folder(sample, workdir, texts)
+  formats = sample_checks.formats(sample, sample_checks.FORMATS)
+  if not sample.video:  # an edit's folder has another name
+    sample_folder.check(folder)
+    if sample.long == "none":
+      sample_folder.check_free(folder, sample.n, formats)
   lora = adapters.asked(sample.lora, sample.lora_weight)
   model = api.from_workdir(config, workdir, sample.weights, lora)
   if sample.video:
     return edit.run(model, config, workdir, sample, texts)
   if sample.long != "none":
-    return _long_videos(model, config, sample, folder)
+    return _long_videos(model, config, workdir, sample, folder)
   knobs = {k: v for k, v in sample.items() if k not in edit.NO_KNOBS}
   knobs["text"] = texts
   knobs |= {"image": sample.image or None, "motion_from": sample.motion_from or None}
   started = time.monotonic()
   show = lambda done, total: print(f"\rsampled {done}/{total} clips", end="", flush=True)
-  clips = model.generate(sample.n, progress=show, **knobs)
+  clips = model.generate(sample.n, progress=show, **{**knobs, "strip": 0})
   seconds = time.monotonic() - started
   print(f" in {seconds:.1f} s, compilation included", flush=True)
-  _remove_old(folder)
-  write_clips(folder, clips, sample.formats)
+  sample_folder.remove_old(folder)
+  write_clips(folder, clips, formats)
   if sample.strip:
     del knobs["motion_from"]
     states = model.denoising_strip(**{**knobs, "text": texts[0]})
@@ -169,7 +165,7 @@ def run(config: ConfigDict, workdir: epath.Path, sample: ConfigDict) -> int:
     title = f"{config.name}: held-out clips, edited"
     print(f"page {gallery.write(folder, title, columns, [], sample, clips[0].fps, [])}")
   record = {
-    "sample": sample.to_dict(),
+    "sample": {**sample.to_dict(), "formats": formats},
     "lora": adapters.record(lora),
     "config_hash": run_folder.config_hash(config),
     "run": str(workdir),
@@ -178,6 +174,6 @@ def run(config: ConfigDict, workdir: epath.Path, sample: ConfigDict) -> int:
     "texts": [texts[i % len(texts)] for i in range(sample.n)],
   }
   text = json.dumps(record, indent=2) + "\n"
-  media.write_text(folder / "samples.json", text)
+  media.write_text(folder / sample_folder.RECORD, text)
   print(f"clips, sheet.png and samples.json are in {folder}")
   return 0

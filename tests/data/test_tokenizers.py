@@ -15,6 +15,7 @@ import zlib
 import numpy as np
 import pytest
 
+from lamd_jax.data import captions
 from lamd_jax.data import tokenizers
 from lamd_jax.errors import ConfigError
 from lamd_jax.errors import WeightsError
@@ -47,6 +48,21 @@ def _inner(tokenizer, caption):
 def _byte(character, last):
   """The id of a printable ASCII character: bytes from "!" on come first."""
   return ord(character) - ord("!") + (256 if last else 0)
+
+
+def test_a_caption_that_loses_its_end_is_told(clip):
+  words = tokenizers.Words(6, 1000)
+  assert captions.notes(None, ["a"]) == captions.notes(words, ["", "one two, three"]) == []
+  long = "a cone,\nand " + 20 * "very " + "late"
+  (note,) = captions.notes(words, ["a cone", long, long, "and one two three four"])
+  assert note == (
+    "text=a cone, and very very very very very ver...: the first 4 of its 25 tokens"
+    " (words, marks) are read, the rest is not (data.tokens=6); likewise of 1 more"
+  )
+  # Fourteen ids fit beside start and end: "cat" is one, "dog" three.
+  assert captions.notes(clip, [14 * "cat "]) == []
+  (note,) = captions.notes(clip, [13 * "cat " + "dog"])
+  assert "the first 14 of its 16 tokens" in note
 
 
 def test_words_by_hand():
