@@ -288,7 +288,7 @@ def _commit(run: _Run, state: State) -> None:
 def _leave(run: _Run, state: State, step: int) -> Result:
   """Saves what there is, if it is not saved yet, and says so."""
   if not run.store.holds(step):
-    _commit(run, state)
+    run.store.save(state, run.loader.get_state())
   run.store.wait()
   run.writer.flush()
   logging.warning("stage %s stopped and saved after step %d", run.stage.name, step)

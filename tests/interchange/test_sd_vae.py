@@ -159,4 +159,5 @@ def test_the_command(params, tmp_path, monkeypatch, capsys, names, kind):
   out.unlink()
   assert convert.main(["sd-vae", str(source), f"--out={out}"]) == 4
   error = capsys.readouterr().err
-  assert error.count("\n") == 1 and error.startswith(f"{source}: ") and not out.exists()
+  assert error.startswith(f"lamd_jax: {source}: ") and error.count("\n") == 1
+  assert not out.exists()
