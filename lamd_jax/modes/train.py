@@ -258,8 +258,8 @@ def run(
       return preemption.EXIT_CODE
     if config.train.report and _can_be_scored(system, config, workdir):
       status.state("scoring")
-      stop.interrupt()  # the same command scores again
-      _report(config, workdir, evaluation)
+      with stop.interrupting():  # the same command scores again
+        _report(config, workdir, evaluation)
   except preemption.Preempted:
     status.state("preempted")
     return preemption.EXIT_CODE

@@ -208,7 +208,7 @@ class Store:
     try:
       yield
     except ValueError as error:  # what Orbax makes of it
-      reason = str(error).splitlines()[0]
+      reason = str(error).partition("\n")[0]
       raise CheckpointError(
         f"{self._folder}: step {self._saving} was not saved ({reason}); those before it"
         " are whole, and the same command goes on from there"

@@ -9,6 +9,7 @@ training steps is missed while something else runs.
 from __future__ import annotations
 
 from collections.abc import Iterator
+import contextlib
 import os
 import signal
 import types as python_types
@@ -44,11 +45,16 @@ class Stop:
     """Sets the flag, as a first SIGTERM does."""
     self._requested = True
 
-  def interrupt(self) -> None:
-    """From here on SIGTERM raises Preempted at once: there is nothing to be saved."""
+  @contextlib.contextmanager
+  def interrupting(self) -> Iterator[None]:
+    """Within, SIGTERM raises Preempted at once: there is nothing to be saved."""
     self._interrupts = True
-    if self._requested:
-      raise Preempted
+    try:
+      if self._requested:
+        raise Preempted
+      yield
+    finally:
+      self._interrupts = False
 
   def requested(self) -> bool:
     """Whether this process was asked to stop."""
