@@ -91,8 +91,8 @@ class Model:
     """Generates clips.
 
     Args:
-      n: how many clips; None gives one `Clip` and not a list, or, of lists of text,
-        image, label or seed, a list with one to each entry of the longest.
+      n: how many clips; None: one to each entry of the longest list among text, image,
+        label and seed, or one `Clip`, not a list, where there is none.
       text: a caption, or several that clips take in turn; "" for none.
       image: what is to move, in systems that animate (LaMD), or whose looks held-out
         clips get (Gen-1): a path, an array [H,W,3] uint8, or a list of them that clips
@@ -113,9 +113,9 @@ class Model:
       A `Clip`, or a list of them. Clip i is a function of the weights, the knobs and i.
 
     Raises:
-      ConfigError: a knob that is unknown or out of range, or fewer clips than texts,
-        images or labels. DataError: an image or video that cannot be read.
-        WeightsError: a stage that is not trained. All in one line.
+      ConfigError: a knob unknown or out of range, or more texts, images or labels than
+        clips. DataError: an unreadable image or video. WeightsError: an untrained
+        stage. All in one line.
     """
     if knobs.get("strip"):
       raise ConfigError(f"strip={knobs['strip']}: is of denoising_strip; take it out")
@@ -230,9 +230,8 @@ class Model:
     if not self.system.animates_images:
       return settings, inputs.Given(texts, labels, None, None)
     clip = motion_from.frames if isinstance(motion_from, Clip) else motion_from
-    images, motion, notes = inputs.gather(
-      self.config.data, self.config.seed, settings.n, images, clip
-    )
+    data, seed = self.config.data, self.config.seed
+    images, motion, notes = inputs.gather(data, seed, settings.n, images, clip)
     inputs.say(notes)
     return settings, inputs.Given(texts, labels, images, motion)
 

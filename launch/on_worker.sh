@@ -19,19 +19,17 @@ if [[ -e $run.code ]]; then read -r of code <"$run.code" || true; fi
 [[ $0 != ended ]] || exec test -n "$code"
 [[ -z $code ]] || exit "$code"
 
-lines=20
+echo "$start" >"$run.start" # who follows gives what runs already this name, too
 exec 9>"$run.lock"
 if flock -n 9; then
   lines=+1
   : >"$run.log"
-fi
-echo "$start" >"$run.start" # of whoever follows, too
-if [[ $lines == +1 ]]; then
   # The lock is held by the shell around COMMAND and not by what that may leave behind.
   # shellcheck disable=SC2016 # expanded there
   setsid bash -c '"${@:2}" 9>&-; code=$?; echo "$(<"$1.start") $code" >"$1.code"' \
     lamd "$run" "$@" >"$run.log" 2>&1 </dev/null &
 else
+  lines=20
   echo "launch: it runs already; its last lines, and what follows:" >&2
 fi
 exec 9>&- # or the next line would wait for this shell's own lock

@@ -124,6 +124,8 @@ def test_gpu_host_told_to_stop_as_the_run_leaves_with_75_does_not_start_again(
 # TPU pod.
 
 POD = ("--name", "sky", "--zone", "z", "--type", "v5litepod-32", "--spot")
+# A connection that ends while the slice is there: of a run that failed, or not.
+LOST = (("describe", 0, "ACTIVE\n"), ("ssh", 255, ""), ("describe", 0, "ACTIVE\n"))
 NONE = "ERROR: (gcloud.alpha...describe) NOT_FOUND: Resource ... was not found.\n"
 
 
@@ -187,8 +189,7 @@ def test_pod_that_is_taken_away_is_asked_for_anew(stubs):
 def test_pod_whose_run_fails_is_not_started_again(stubs):
   stubs.add(
     "gcloud",
-    ("describe", 0, "ACTIVE\n"), ("ssh", 255, ""), ("describe", 0, "ACTIVE\n"),
-    ("' ended", 0, ""), ("ssh", 2, ""),
+    *LOST, ("' ended", 0, ""), ("ssh", 2, ""),
   )  # fmt: skip
   assert stubs.launch("tpu_pod.sh", *POD, "--", *RUN).returncode == 2
   # Asked whether it has ended, and for its own code.
@@ -200,9 +201,7 @@ def test_pod_whose_run_fails_is_not_started_again(stubs):
 def test_pod_whose_connection_is_lost_is_followed_again(stubs):
   stubs.add(
     "gcloud",
-    ("describe", 0, "ACTIVE\n"),
-    ("ssh", 255, ""),
-    ("describe", 0, "ACTIVE\n"),
+    *LOST,
     ("' ended", 255, ""),
   )
   done = stubs.launch("tpu_pod.sh", *POD, "--keep", "--", *RUN)
@@ -214,9 +213,7 @@ def test_pod_whose_connection_is_lost_is_followed_again(stubs):
 def test_pod_that_saved_while_the_connection_was_lost_is_started_again(stubs):
   stubs.add(
     "gcloud",
-    ("describe", 0, "ACTIVE\n"),
-    ("ssh", 255, ""),
-    ("describe", 0, "ACTIVE\n"),
+    *LOST,
     ("' ended", 0, ""),
     ("ssh", 75, ""),
     ("describe", 0, "ACTIVE\n"),
