@@ -24,6 +24,7 @@ exec 9>"$run.lock"
 if flock -n 9; then
   lines=+1
   : >"$run.log"
+  rm -f "$run.code" # an earlier start's would pass for that of one that was killed
   # The lock is held by the shell around COMMAND and not by what that may leave behind.
   # shellcheck disable=SC2016 # expanded there
   setsid bash -c '"${@:2}" 9>&-; code=$?; echo "$(<"$1.start") $code" >"$1.code"' \

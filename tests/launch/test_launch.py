@@ -303,6 +303,17 @@ def test_a_worker_gives_the_code_of_the_shortest_command(tmp_path):
     assert subprocess.run(told, cwd=tmp_path / f"{i}", check=False).returncode == 75
 
 
+def test_a_worker_whose_run_is_killed_does_not_give_an_earlier_code(tmp_path):
+  # Its parent is the shell that would note the code.
+  command = ("bash", "-c", "test ! -e kill || kill -9 $PPID")
+  codes = []
+  for start in ("1", "2"):
+    told = _on_worker("run", start, *command)
+    codes.append(subprocess.run(told, cwd=tmp_path, check=False).returncode)
+    (tmp_path / "kill").touch()
+  assert codes == [0, 1]
+
+
 def test_pod_that_is_left_says_how_to_delete_it(stubs):
   gcloud = stubs.folder / "gcloud"
   gcloud.write_text('#!/bin/sh\n[ "$4" = queued-resources ] && echo ACTIVE && exit\n'
