@@ -129,8 +129,11 @@ def _tpus(topology: str) -> dict[str, Any]:
       "--mode=compile needs the TPU compiler: pip install 'lamd_jax[tpu]', or set"
       " TPU_LIBRARY_PATH to libtpu.so"
     )
-  extra = GENERATIONS[topology.partition(":")[0]][2]
-  return dict(platform="tpu", topology_name=topology, **extra)
+  generation, _, shape = topology.partition(":")
+  wanted = dict(platform="tpu", topology_name=topology, **GENERATIONS[generation][2])
+  if set(shape) == {"1", "x"}:  # a single chip; else a host of four is assumed
+    wanted["chips_per_host_bounds"] = [1, 1, 1]
+  return wanted
 
 
 def _gpus(card: str, shape: str) -> dict[str, Any]:

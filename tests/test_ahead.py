@@ -108,6 +108,13 @@ def test_a_product_is_compiled_for_a_slice_without_one():
 
 
 @needs_libtpu
+def test_one_chip_is_a_slice_too():
+  found = _product(1024, "v5e:1x1")
+  assert found.arguments == (1024 * 4096 + 4096 * 4096) * 4
+  assert not found.collectives
+
+
+@needs_libtpu
 def test_what_is_too_large_does_not_fit_and_says_by_how_much():
   found = _product(1 << 23)  # 32 GiB of rows on each chip
   assert not found.fits and found.needed > 32 * 2**30
