@@ -158,7 +158,7 @@ def _train() -> ConfigDict:
       # float32 | bfloat16 | auto: bfloat16 on TPUs and on GPUs that have it, float32 on
       # others (a T4) and CPUs
       compute="auto",
-      remat="none",  # of UNets' blocks: none | full | names
+      remat="none",  # of blocks of UNets and autoencoders: none | full | names
       latent_cache=False,
       latent_windows=1,  # cached clips a video
       latent_samples=256,  # clips on which latent shift and scale are measured

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from lamd_jax.ahead import Compiled
 
-_WITHOUT_UNET = ("autoencoder", "motion_autoencoder", "content", "prior")
+_WITHOUT_REMAT = ("content", "prior")  # small networks
 _WORTH = 0.9  # a mesh is worth a line if the state shrinks to this
 
 
@@ -45,7 +45,7 @@ def _mesh(found: Compiled, meshes: Mapping[str, int]) -> str:
 
 
 def _remat(stage: str, config: ConfigDict, found: Compiled) -> str:
-  if stage in _WITHOUT_UNET:  # train.remat is of UNets alone
+  if stage in _WITHOUT_REMAT:
     return ""
   if config.train.remat == "full" or found.arguments >= found.available:
     return ""

@@ -76,7 +76,7 @@ def _autoencoder(config: ConfigDict, workdir: epath.Path) -> Tree:
 
 
 def _autoencoder_shapes(config: ConfigDict) -> Tree:
-  network, _, _ = latent_clips.first_stage(config.model, jnp.float32)
+  network, _, _ = latent_clips.first_stage(config, jnp.float32)
   size = config.data.size
   video = jax.ShapeDtypeStruct((1, 1, size, size, 3), jnp.float32)
   return initializers.shapes(network, video)["params"]

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from lamd_jax.errors import ConfigError
+from lamd_jax.nn import remat
 from lamd_jax.nn.image_residual import EPSILON, ImageAttention, ImageResBlock
 from lamd_jax.nn.layers import Conv, Dense, GroupNorm
 from lamd_jax.nn.resample import nearest_up
@@ -32,15 +33,17 @@ class ImageEncoder(nn.Module):
   res_blocks: int
   features: int
   groups: int
+  remat: str
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    call = remat.caller(self.remat)
     x = Conv(self.channels, dtype=self.dtype, name="conv_in")(x)
     for level, mult in enumerate(self.channel_mult):
       for i in range(self.res_blocks):
-        name = f"res_{level}_{i}"
-        x = ImageResBlock(self.channels * mult, self.groups, self.dtype, name=name)(x)
+        width, name = self.channels * mult, f"res_{level}_{i}"
+        x = call(ImageResBlock(width, self.groups, self.dtype, name=name), x)
       if level + 1 < len(self.channel_mult):
         # Padded below and to the right only, as the released weights want it.
         down = Conv(
@@ -52,7 +55,7 @@ class ImageEncoder(nn.Module):
           name=f"resample_{level}",
         )
         x = down(x)
-    x = _middle(x, self.groups, self.dtype)
+    x = _middle(x, self.groups, self.dtype, call)
     x = nn.silu(GroupNorm(self.groups, EPSILON, name="norm_out")(x))
     return Conv(self.features, dtype=self.dtype, name="conv_out")(x)
 
@@ -64,28 +67,30 @@ class ImageDecoder(nn.Module):
   channel_mult: tuple[int, ...]
   res_blocks: int
   groups: int
+  remat: str
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, z: jax.Array) -> jax.Array:
+    call = remat.caller(self.remat)
     width = self.channels * self.channel_mult[-1]
     x = Conv(width, dtype=self.dtype, name="conv_in")(z)
-    x = _middle(x, self.groups, self.dtype)
+    x = _middle(x, self.groups, self.dtype, call)
     for level, mult in reversed(list(enumerate(self.channel_mult))):
       for i in range(self.res_blocks + 1):
-        name = f"res_{level}_{i}"
-        x = ImageResBlock(self.channels * mult, self.groups, self.dtype, name=name)(x)
+        width, name = self.channels * mult, f"res_{level}_{i}"
+        x = call(ImageResBlock(width, self.groups, self.dtype, name=name), x)
       if level:
         up = Conv(x.shape[-1], dtype=self.dtype, name=f"resample_{level}")
         x = up(nearest_up(x))
     return nn.silu(GroupNorm(self.groups, EPSILON, name="norm_out")(x))
 
 
-def _middle(x: jax.Array, groups: int, dtype: Any) -> jax.Array:
+def _middle(x: jax.Array, groups: int, dtype: Any, call: Any) -> jax.Array:
   """Called inside a compact method; the blocks become children of its module."""
-  x = ImageResBlock(x.shape[-1], groups, dtype, name="middle_res_0")(x)
-  x = ImageAttention(groups, dtype, name="middle_attention")(x)
-  return ImageResBlock(x.shape[-1], groups, dtype, name="middle_res_1")(x)
+  x = call(ImageResBlock(x.shape[-1], groups, dtype, name="middle_res_0"), x)
+  x = call(ImageAttention(groups, dtype, name="middle_attention"), x)
+  return call(ImageResBlock(x.shape[-1], groups, dtype, name="middle_res_1"), x)
 
 
 class ImageAutoencoder(nn.Module):
@@ -96,6 +101,7 @@ class ImageAutoencoder(nn.Module):
   res_blocks: int  # a level in the encoder, one more in the decoder
   latent_channels: int
   groups: int  # of the norms
+  remat: str = "none"  # of blocks: none | full | names, see nn/remat.py
   dtype: Any = jnp.float32
 
   def setup(self):
@@ -105,11 +111,12 @@ class ImageAutoencoder(nn.Module):
         f" channels * {tuple(self.channel_mult)} must be multiples of groups"
       )
     sizes = (self.channels, tuple(self.channel_mult), self.res_blocks)
+    how = (self.groups, self.remat, self.dtype)
     moments = 2 * self.latent_channels
-    self.encoder = ImageEncoder(*sizes, moments, self.groups, self.dtype)
+    self.encoder = ImageEncoder(*sizes, moments, *how)
     self.quant_conv = Dense(moments, dtype=self.dtype)
     self.post_quant_conv = Dense(self.latent_channels, dtype=self.dtype)
-    self.decoder = ImageDecoder(*sizes, self.groups, self.dtype)
+    self.decoder = ImageDecoder(*sizes, *how)
     self.conv_out = Conv(3, dtype=self.dtype)
 
   def encode(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from lamd_jax.errors import ConfigError
+from lamd_jax.nn import remat
 from lamd_jax.nn.image_residual import ImageAttention, ImageResBlock
 from lamd_jax.nn.layers import Conv, Dense, GroupNorm
 from lamd_jax.nn.resample import nearest_up
@@ -69,11 +70,12 @@ class ContentEncoder(nn.Module):
   res_blocks: int
   attention: bool  # at the coarsest scale
   groups: int
+  remat: str
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> Content:
-    maps = []
+    maps, call = [], remat.caller(self.remat)
     x = Conv(self.channels, dtype=self.dtype, name="conv_in")(x)
     for scale, mult in enumerate(self.channel_mult):
       width = self.channels * mult
@@ -82,10 +84,10 @@ class ContentEncoder(nn.Module):
         x = down(x)
       for i in range(self.res_blocks):
         name = f"res_{scale}_{i}"
-        x = ImageResBlock(width, self.groups, self.dtype, name=name)(x)
+        x = call(ImageResBlock(width, self.groups, self.dtype, name=name), x)
       maps.append(x)
     if self.attention:
-      x = ImageAttention(self.groups, self.dtype, name="attention")(x)
+      x = call(ImageAttention(self.groups, self.dtype, name="attention"), x)
     maps[-1] = GroupNorm(self.groups, EPSILON, name="norm_out")(x)
     return tuple(maps)
 
@@ -100,10 +102,12 @@ class MotionEncoder(nn.Module):
   widths: tuple[int, ...]
   features: int
   groups: int
+  remat: str
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    call = remat.caller(self.remat)
     strides = halvings(x.shape[1], len(self.widths))
     missing = 2 ** (x.shape[1] - 1).bit_length() - x.shape[1]
     if missing:
@@ -117,8 +121,8 @@ class MotionEncoder(nn.Module):
       down = Conv(
         width, kernel, (time, space, space), around, dtype=self.dtype, name=f"down_{i}"
       )
-      x = down(x)
-      x = VideoResBlock(width, self.groups, dtype=self.dtype, name=f"res_{i}")(x)
+      block = VideoResBlock(width, self.groups, dtype=self.dtype, name=f"res_{i}")
+      x = call(block, down(x))
     x = nn.silu(GroupNorm(self.groups, EPSILON, name="norm_out")(x))
     return Conv(self.features, dtype=self.dtype, name="conv_out")(x)
 
@@ -160,6 +164,7 @@ class MotionDecoder(nn.Module):
   attention: bool  # once, where time is not yet there
   fusion: str
   groups: int
+  remat: str
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -171,7 +176,8 @@ class MotionDecoder(nn.Module):
     x = self._blocks(x, "bottom")
     if self.attention:
       # What moves far must take its looks along, further than convolutions see.
-      x = ImageAttention(self.groups, self.dtype, name="attention")(x)
+      attention = ImageAttention(self.groups, self.dtype, name="attention")
+      x = remat.caller(self.remat)(attention, x)
     strides = halvings(self.frames, len(self.widths))
     for i, (time, space) in enumerate(reversed(strides)):
       if space == 2:
@@ -187,11 +193,12 @@ class MotionDecoder(nn.Module):
 
   def _blocks(self, x: jax.Array, name: str) -> jax.Array:
     """Called inside the compact method; the blocks become children of this module."""
+    call = remat.caller(self.remat)
     for i in range(self.blocks):
       block = VideoResBlock(
         x.shape[-1], self.groups, dtype=self.dtype, name=f"{name}_res_{i}"
       )
-      x = block(x)
+      x = call(block, x)
     return x
 
 
@@ -216,19 +223,21 @@ class MotionAutoencoder(nn.Module):
   decoder_attention: bool
   fusion: str  # concat | spade
   groups: int  # of the 3-D networks' norms
+  remat: str = "none"  # of blocks: none | full | names, see nn/remat.py
   dtype: Any = jnp.float32
 
   def setup(self):
     self.content_encoder = ContentEncoder(
       self.content_channels, tuple(self.content_mult), self.content_blocks,
-      self.content_attention, self.content_groups, self.dtype,
+      self.content_attention, self.content_groups, self.remat, self.dtype,
     )  # fmt: skip
     self.motion_encoder = MotionEncoder(
-      tuple(self.encoder_widths), 2 * self.latent_channels, self.groups, self.dtype
+      tuple(self.encoder_widths), 2 * self.latent_channels, self.groups, self.remat,
+      self.dtype,
     )
     self.decoder = MotionDecoder(
       self.frames, tuple(self.decoder_widths), self.decoder_blocks,
-      self.decoder_attention, self.fusion, self.groups, self.dtype,
+      self.decoder_attention, self.fusion, self.groups, self.remat, self.dtype,
     )  # fmt: skip
     self.conv_out = Conv(3 * self.patch**2, (3, 3, 3), dtype=self.dtype)
 

@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 
 from lamd_jax import types
+from lamd_jax.nn import remat
 from lamd_jax.nn.embeddings import ClassEmbedding, TimeEmbedding
 from lamd_jax.nn.layers import Conv, GroupNorm
 from lamd_jax.nn.resample import Downsample, Upsample
 from lamd_jax.ops import axes
 
 MODES = ("video", "image")
-REMAT = ("none", "full", "names")
 _DROPPABLE = ("concat", "mask", "noise_level", "label")
 
 
@@ -35,8 +35,7 @@ class UNet(nn.Module):
   one called as (x, context, mode). Initialise in mode "video": mode "image" bypasses
   the submodules named `temporal_*`, so would not create them.
 
-  `remat` recomputes each block in the backward pass: "full" keeps block inputs only,
-  "names" keeps what the blocks named "conv" too.
+  `remat` computes each block anew in the backward pass (nn/remat.py).
   """
 
   out_channels: int
@@ -147,16 +146,7 @@ class UNet(nn.Module):
 
   def _callers(self, emb: jax.Array, context: jax.Array | None, mode: str):
     """The two block constructors as functions of x, rematerialised as asked."""
-
-    def remat(function):
-      if self.remat == "none":
-        return function
-      policy = None
-      if self.remat == "names":
-        policy = jax.checkpoint_policies.save_only_these_names("conv")
-      return nn.remat(function, policy=policy)
-
-    call = remat(lambda block, x, other: block(x, other, mode))
+    call = remat.wrap(lambda block, x, other: block(x, other, mode), self.remat)
 
     def res(x, features, name, resample=None):
       return call(self.res_block(features, resample, name=name), x, emb)
@@ -173,8 +163,6 @@ class UNet(nn.Module):
     chex.assert_shape(t, z.shape[: t.ndim] if t.ndim in (1, 2) else z.shape[:1])
     if mode not in MODES:
       raise ValueError(f"mode is {mode!r}; choose from {MODES}")
-    if self.remat not in REMAT:
-      raise ValueError(f"remat is {self.remat!r}; choose from {REMAT}")
     factor = 2 ** (len(self.channel_mult) - 1)
     height, width = z.shape[2:4]
     if height % factor or width % factor:

@@ -13,9 +13,11 @@ from typing import Any
 import chex
 from flax import linen as nn
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from lamd_jax.errors import ConfigError
+from lamd_jax.nn import remat
 from lamd_jax.nn.layers import Dense, GroupNorm
 from lamd_jax.nn.same_pad_conv import SamePadConv, SamePadConvTranspose
 from lamd_jax.ops import axes
@@ -53,6 +55,7 @@ class SamePadResBlock(nn.Module):
     for i in range(2):
       h = nn.silu(GroupNorm(self.groups, _EPSILON, name=f"norm_{i}")(h))
       h = SamePadConv(x.shape[-1], dtype=self.dtype, name=f"conv_{i}")(h)
+      h = checkpoint_name(h, "conv")
     return x + h
 
 
@@ -63,17 +66,19 @@ class VideoEncoder(nn.Module):
   downsample: Triple
   features: int
   groups: int
+  remat: str
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    call = remat.caller(self.remat)
     x = SamePadConv(self.channels, dtype=self.dtype, name="conv_in")(x)
     for i, stride in enumerate(strides(self.downsample)):
       width = self.channels * 2 ** (i + 1)
       down = SamePadConv(
         width, (4, 4, 4), stride, dtype=self.dtype, name=f"down_{i}"
       )
-      x = SamePadResBlock(self.groups, self.dtype, name=f"res_{i}")(down(x))
+      x = call(SamePadResBlock(self.groups, self.dtype, name=f"res_{i}"), down(x))
     x = nn.silu(GroupNorm(self.groups, _EPSILON, name="norm_out")(x))
     return SamePadConv(self.features, dtype=self.dtype, name="conv_out")(x)
 
@@ -84,16 +89,18 @@ class VideoDecoder(nn.Module):
   channels: int
   downsample: Triple
   groups: int
+  remat: str
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, z: jax.Array) -> jax.Array:
+    call = remat.caller(self.remat)
     x, levels = z, strides(self.downsample)
     for i, stride in enumerate(levels):
       width = self.channels * 2 ** (len(levels) - i)
       x = SamePadConvTranspose(width, stride, dtype=self.dtype, name=f"up_{i}")(x)
       for j in range(2):
-        x = SamePadResBlock(self.groups, self.dtype, name=f"res_{i}_{j}")(x)
+        x = call(SamePadResBlock(self.groups, self.dtype, name=f"res_{i}_{j}"), x)
     return x
 
 
@@ -107,6 +114,7 @@ class VideoAutoencoder(nn.Module):
   downsample: Triple  # t, h, w; powers of two
   latent_channels: int
   groups: int  # of the norms
+  remat: str = "none"  # of blocks: none | full | names, see nn/remat.py
   dtype: Any = jnp.float32
 
   def setup(self):
@@ -116,11 +124,12 @@ class VideoAutoencoder(nn.Module):
         " 2 * channels must be a multiple of groups"
       )
     sizes = (self.channels, tuple(self.downsample))
+    how = (self.groups, self.remat, self.dtype)
     moments = 2 * self.latent_channels
-    self.encoder = VideoEncoder(*sizes, moments, self.groups, self.dtype)
+    self.encoder = VideoEncoder(*sizes, moments, *how)
     self.quant_conv = Dense(moments, dtype=self.dtype)
     self.post_quant_conv = Dense(self.latent_channels, dtype=self.dtype)
-    self.decoder = VideoDecoder(*sizes, self.groups, self.dtype)
+    self.decoder = VideoDecoder(*sizes, *how)
     self.conv_out = SamePadConv(3, dtype=self.dtype)
 
   def encode(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:

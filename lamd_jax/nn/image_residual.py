@@ -13,6 +13,7 @@ from typing import Any
 
 from flax import linen as nn
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from lamd_jax.nn.layers import Conv, Dense, GroupNorm
@@ -34,6 +35,7 @@ class ImageResBlock(nn.Module):
     for i in range(2):
       h = nn.silu(GroupNorm(self.groups, EPSILON, name=f"norm_{i}")(h))
       h = Conv(self.features, dtype=self.dtype, name=f"conv_{i}")(h)
+      h = checkpoint_name(h, "conv")
     if x.shape[-1] != self.features:
       x = Dense(self.features, dtype=self.dtype, name="skip")(x)
     return x + h

@@ -13,6 +13,7 @@ from typing import Any
 
 from flax import linen as nn
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from lamd_jax.nn import initializers
@@ -37,6 +38,7 @@ class VideoResBlock(nn.Module):
     for i in range(2):
       h = nn.silu(GroupNorm(self.groups, EPSILON, name=f"norm_{i}")(h))
       h = Conv(self.features, self.kernel, dtype=self.dtype, name=f"conv_{i}")(h)
+      h = checkpoint_name(h, "conv")
       width = "channels" if i == 0 else "whole"
       h = axes.constrain(h, "batch", "frames", "whole", "whole", width)
     if x.shape[-1] != self.features:

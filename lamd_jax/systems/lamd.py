@@ -54,7 +54,7 @@ class LaMD:
     motion, text, data = config.model.motion, config.model.text, config.data
     sizes = dict(motion.autoencoder)
     self.autoencoder = motion_autoencoder.MotionAutoencoder(
-      frames=data.frames, **sizes, dtype=dtype
+      frames=data.frames, **sizes, remat=config.train.remat, dtype=dtype
     )
     self.normalize = latent_norm.NORMALIZE[motion.normalization]
     self.text = text_lib.Text(config, dtype, GENERATOR)

@@ -18,15 +18,16 @@ from lamd_jax.training import stage as stage_lib
 Tree = stage_lib.Tree
 
 
-def first_stage(model: Any, dtype: Any) -> tuple[nn.Module, tuple[int, int, int], int]:
+def first_stage(config: Any, dtype: Any) -> tuple[nn.Module, tuple[int, int, int], int]:
   """Returns the autoencoder, its factors (t,h,w) and its latent channels."""
+  model, how = config.model, dict(remat=config.train.remat, dtype=dtype)
   if model.first_stage == "image":
     settings = model.image_autoencoder
     factor = 2 ** (len(settings.channel_mult) - 1)
-    network = image_autoencoder.ImageAutoencoder(**dict(settings), dtype=dtype)
+    network = image_autoencoder.ImageAutoencoder(**dict(settings), **how)
     return network, (1, factor, factor), settings.latent_channels
   settings = model.autoencoder
-  network = video_autoencoder.VideoAutoencoder(**dict(settings), dtype=dtype)
+  network = video_autoencoder.VideoAutoencoder(**dict(settings), **how)
   return network, tuple(settings.downsample), settings.latent_channels
 
 
@@ -43,7 +44,7 @@ class LatentClips:
     dtype: of the computation; parameters stay float32.
     """
     self.config = config
-    self.autoencoder, self.downsample, channels = first_stage(config.model, dtype)
+    self.autoencoder, self.downsample, channels = first_stage(config, dtype)
     factors, size = self.downsample, config.data.size
     self.latent_shape = (
       config.data.frames // factors[0],
