@@ -7,8 +7,9 @@ Grain's elastic iterator is experimental; this file alone uses it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
+import functools
 import hashlib
 import json
 import pathlib
@@ -37,8 +38,9 @@ _GRAIN_STATE = "global_next_index"
 class Loader:
   """Endless batches of this host's rows. Close it, or use it in a `with`."""
 
-  def __init__(self, iterator: Any, clips: int):
+  def __init__(self, iterator: Any, clips: int, fingerprint: Callable[[], str]):
     self._iterator = iterator
+    self._fingerprint = functools.cache(fingerprint)
     self.clips = clips  # rows of the clip table: an epoch
 
   def __iter__(self) -> Iterator[types.VideoBatch]:
@@ -47,11 +49,16 @@ class Loader:
   def __next__(self) -> types.VideoBatch:
     return types.VideoBatch(**next(self._iterator))
 
-  def get_state(self) -> dict[str, int]:
-    """Returns {"next_index": n}: the place of the next clip, equal on all hosts."""
-    return {"next_index": int(self._iterator.get_state()[_GRAIN_STATE])}
+  @property
+  def next_index(self) -> int:
+    """The place of the next clip in the order, equal on all hosts."""
+    return int(self._iterator.get_state()[_GRAIN_STATE])
 
-  def set_state(self, state: dict[str, int]) -> None:
+  def get_state(self) -> dict[str, Any]:
+    """Returns {"next_index": n, "fingerprint": of all clips}."""
+    return {"next_index": self.next_index, "fingerprint": self._fingerprint()}
+
+  def set_state(self, state: dict[str, Any]) -> None:
     self._iterator.set_state({_GRAIN_STATE: int(state["next_index"])})
 
   def close(self) -> None:
@@ -151,7 +158,7 @@ def _iterate(
     if config.num_workers
     else None,
   )
-  return Loader(iterator, rows)
+  return Loader(iterator, rows, lambda: _fingerprint(videos, table, config))
 
 
 def loader(
@@ -199,7 +206,7 @@ def in_order(
   """
   with _iterate(data_config, split, batch, seed, shuffle=False) as made:
     made.set_state({"next_index": first})
-    while made.get_state()["next_index"] < made.clips * windows:
+    while made.next_index < made.clips * windows:
       yield next(made)
 
 
@@ -333,18 +340,24 @@ def check(data_config: ConfigDict, split: str) -> int:
 def fingerprint(data_config: ConfigDict, split: str) -> str:
   """Returns a hash of everything that fixes the clips, to print with a score."""
   videos, table, _ = _open(data_config, split)
+  return _fingerprint(videos, table, data_config)
+
+
+def _fingerprint(
+  videos: Videos, table: clip_tables.ClipTable, config: ConfigDict
+) -> str:
   names = ("frames", "size", "stride", "resize", "flip", "sampling", "pad_last",
            "tokenizer", "tokens", "vocabulary_size")  # fmt: skip
-  settings = json.dumps({name: data_config[name] for name in names})
+  settings = json.dumps({name: config[name] for name in names})
   digest = hashlib.sha256(f"{videos.digest()} {settings}".encode())
   digest.update(table.video.tobytes() + table.start.tobytes())
   # Added where there is any, so that fingerprints of clips without them stay.
-  if any(data_config.color_jitter):
-    digest.update(f"color_jitter {tuple(data_config.color_jitter)}".encode())
-  if _depth(data_config) != "none":
-    digest.update(f"depth {data_config.depth}".encode())
-  if _depth(data_config) == "files":
-    digest.update(depth_files.open_depth(data_config, videos).digest().encode())
+  if any(config.color_jitter):
+    digest.update(f"color_jitter {tuple(config.color_jitter)}".encode())
+  if _depth(config) != "none":
+    digest.update(f"depth {config.depth}".encode())
+  if _depth(config) == "files":
+    digest.update(depth_files.open_depth(config, videos).digest().encode())
   return digest.hexdigest()
 
 

@@ -127,6 +127,7 @@ def _cached_latents(
   )
   return latent_cache.LatentLoader(
     dataset,
+    fingerprint=cache.folder.name,
     batch=config.optim[stage.name].batch,
     seed=config.seed,
     process_index=jax.process_index(),

@@ -279,12 +279,15 @@ class LatentLoader:
     self,
     dataset: LatentDataset,
     *,
+    fingerprint: str,
     batch: int,
     seed: int,
     process_index: int = 0,
     process_count: int = 1,
   ):
     """Args as for `data.pipeline.loader`; `batch` is the global one.
+
+    `fingerprint` is what the dataset was found by, see `key`.
 
     Each process gets the rows i::n of a global batch, as Grain's iterator does.
     """
@@ -293,6 +296,7 @@ class LatentLoader:
         f"optim.batch={batch} does not divide over {process_count} processes"
       )
     self._dataset = dataset
+    self._fingerprint = fingerprint
     self._batch = batch
     self._seed = seed
     self._rows = slice(process_index, None, process_count)
@@ -313,7 +317,7 @@ class LatentLoader:
     return types.LatentBatch(index=places.astype(np.int32), **fields)
 
   def get_state(self) -> dict[str, Any]:
-    return {"next_index": self._next}
+    return {"next_index": self._next, "fingerprint": self._fingerprint}
 
   def set_state(self, state: dict[str, Any]) -> None:
     self._next = int(state["next_index"])

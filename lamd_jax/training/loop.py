@@ -30,6 +30,9 @@ from lamd_jax.training.stage import Batch, Frozen, Stage, Tree
 from lamd_jax.training.state import State
 from lamd_jax.training.writers import Writer
 
+_CHANGED = (
+  "stage %s goes on with other clips than before: videos came, went or changed"
+)
 
 class Loader(Protocol):
   """Batches without end, from a place that can be saved."""
@@ -188,6 +191,9 @@ def _restore(run: _Run, start: tuple[State, State]) -> tuple[State, int]:
   if restored is None:
     return sharding.place(state, shardings), 0
   state, data_state = restored
+  now = run.loader.get_state().get("fingerprint")
+  if data_state.get("fingerprint", now) != now:
+    logging.warning(_CHANGED, run.stage.name)
   run.loader.set_state(data_state)
   step = int(state.step)
   logging.info("stage %s resumes after step %d", run.stage.name, step)

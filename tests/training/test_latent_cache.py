@@ -101,7 +101,7 @@ def _take(loader, count):
 
 def test_order_is_a_function_of_seed_and_step(dataset):
   make = lambda seed=0, **host: latent_cache.LatentLoader(
-    dataset, batch=4, seed=seed, **host
+    dataset, fingerprint="f", batch=4, seed=seed, **host
   )
   full = _take(make(), 10)
   resumed = make()
@@ -109,7 +109,7 @@ def test_order_is_a_function_of_seed_and_step(dataset):
   for expected, found in zip(full[3:], _take(resumed, 7), strict=True):
     np.testing.assert_array_equal(found.mean, expected.mean)
     np.testing.assert_array_equal(found.index, expected.index)
-  assert resumed.get_state() == {"next_index": 40}
+  assert resumed.get_state() == {"next_index": 40, "fingerprint": "f"}
   # Two hosts together see the rows that one sees.
   hosts = [make(process_index=i, process_count=2) for i in range(2)]
   for expected in full:
@@ -121,7 +121,7 @@ def test_order_is_a_function_of_seed_and_step(dataset):
 
 
 def test_each_epoch_visits_each_clip_once_in_another_order(dataset):
-  loader = latent_cache.LatentLoader(dataset, batch=4, seed=0)
+  loader = latent_cache.LatentLoader(dataset, fingerprint="f", batch=4, seed=0)
   orders = []
   for _ in range(2):
     batches = _take(loader, COUNT // 4)

@@ -113,6 +113,19 @@ def test_three_and_three_steps_are_six(unbroken, tmp_path, mesh):
   assert [row["step"] for row in _log(tmp_path)] == [2, 4, 6]
 
 
+def test_resume_says_if_the_clips_are_others(tmp_path, monkeypatch, caplog):
+  found = ["as they were"]
+  real = toy_stage.ToyLoader.get_state
+  state = lambda loader: real(loader) | {"fingerprint": found[0]}
+  monkeypatch.setattr(toy_stage.ToyLoader, "get_state", state)
+  for stop_before in (1, 3):
+    _train(tmp_path, stop_before=stop_before)
+    assert "other clips" not in caplog.text
+  found[0] = "one more"
+  assert _train(tmp_path) == loop.Result("finished", 6)
+  assert "stage toy goes on with other clips than before" in caplog.text
+
+
 def test_resume_on_another_mesh_agrees_to_rounding(unbroken, tmp_path):
   # The bound is that of the trainer's specification; sums are taken in another order.
   assert _train(tmp_path, "one", stop_before=2).status == "preempted"
