@@ -216,11 +216,16 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
   """Counts the collectives of a compiled program's text, and the bytes they yield.
 
   An asynchronous one is counted where it starts. A loop's body is counted once, however
-  often it runs.
+  often it runs. For TPUs a collective that travels while others compute stands in each of
+  their fusions, on one channel: it is counted once.
   """
   counts: dict[str, tuple[int, int]] = {}
-  kinds = "|".join(_COLLECTIVES)
-  for shapes, kind, start in re.findall(rf"= (.*?) ({kinds})(-start)?\(", text):
+  kinds, seen = "|".join(_COLLECTIVES), set()
+  pattern = rf"= (.*?) ({kinds})(-start)?\((?:.*?channel_id=(\d+))?"
+  for shapes, kind, start, channel in re.findall(pattern, text):
+    if channel and (kind, channel) in seen:
+      continue
+    seen.add((kind, channel))
     parts = re.findall(r"([a-z]+\d*)\[([\d,]*)\]", shapes)
     if start and kind != "all-reduce":
       # Its operands come before its results, and numbers of its own may follow.

@@ -78,9 +78,15 @@ def test_collectives_are_counted_by_kind_with_their_bytes():
   %f = (s8[9]{0}, s8[9]{0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%z)
   %g = ((s8[1]{0}, s8[2]{0}), (s8[2]{0}, s8[4]{0})) all-gather-start(%p, %q)
   """
+  # What travels stands in all that computes meanwhile, as libtpu writes it.
+  text += """
+  %h = bf16[4]{0} all-gather(%r), channel_id=44, dimensions={0}
+  %i = bf16[4]{0:T(8,128)S(1)} all-gather(%r), channel_id=44, dimensions={0}
+  %j = f32[5]{0} all-reduce(%r), channel_id=44, to_apply=%add
+  """
   assert ahead.collectives(text) == {
-    "all-gather": (3, 8 * 4 * 4 + 16 * 2 + 6),
-    "all-reduce": (2, (3 + 5 + 7) * 4),
+    "all-gather": (4, 8 + 8 * 4 * 4 + 16 * 2 + 6),
+    "all-reduce": (3, (3 + 5 + 7 + 5) * 4),
     "collective-permute": (1, 9),
   }
 
