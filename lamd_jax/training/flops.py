@@ -46,6 +46,8 @@ def _equation(eqn: Any) -> int:
   bodies = [getattr(leaf, "jaxpr", leaf) for leaf in inner]
   bodies = [body for body in bodies if hasattr(body, "eqns")]
   if eqn.primitive.name == "cond":
+    if eqn.params.get("branches_platforms"):  # the plain form is the last
+      return of_jaxpr(bodies[-1])
     return max(of_jaxpr(body) for body in bodies)
   times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
   return times * sum(of_jaxpr(body) for body in bodies)
