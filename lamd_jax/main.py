@@ -201,8 +201,8 @@ def _run(arguments: list[str]) -> int:
   if line.mode == "compile":
     return compile_mode.run(config, sample_flags, compile_flags)
   if line.mode == "sample":
-    return sample.run(config, workdir, sample_flags)
-  return evaluate.run(config, workdir, eval_flags)
+    return distributed.by_first(lambda: sample.run(config, workdir, sample_flags))
+  return distributed.by_first(lambda: evaluate.run(config, workdir, eval_flags))
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from lamd_jax import rng
 from lamd_jax import types
 from lamd_jax.errors import ConfigError
 from lamd_jax.errors import WeightsError
+from lamd_jax.systems import content as content_lib
 from lamd_jax.systems import distill_stage
 from lamd_jax.systems import gen1
 from lamd_jax.systems import prior
@@ -116,7 +117,11 @@ class Editor:
       False: jax.jit(model.system.sample_latents, static_argnums=(4, 5)),
       True: jax.jit(alone.sample_latents, static_argnums=(4, 5)),
     }
-    self._embed = jax.jit(model.system.content.images)
+    # What scores computes in full precision, whatever made the edits.
+    judge = content_lib.Content(model.config, jnp.float32)
+    highest = jax.default_matmul_precision("highest")
+    self._embed = highest(jax.jit(judge.images))
+    self._embed_texts = highest(jax.jit(lambda w, x: judge.texts(w, x)[0]))
     self._made: dict[Point, np.ndarray] = {}
 
   def edit(self, point: Point) -> np.ndarray:
@@ -162,8 +167,7 @@ class Editor:
 
   def embed_texts(self, tokens: np.ndarray) -> np.ndarray:
     """Captions [N,L] int32 as the content encoder sees them, [N,D]."""
-    texts = jax.jit(lambda w, x: self._model.system.content.texts(w, x)[0])
-    return np.asarray(texts(self._model.weights, tokens))
+    return np.asarray(self._embed_texts(self._model.weights, tokens))
 
   def embed_by_prior(self, tokens: np.ndarray) -> np.ndarray:
     """What the prior makes of captions [N,L] int32, [N,D]."""

@@ -14,7 +14,6 @@ from typing import Any
 
 from etils import epath
 import jax
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -35,6 +34,7 @@ from lamd_jax.systems import gen1_stages
 from lamd_jax.systems.registry import SYSTEMS
 from lamd_jax.training import checkpoints
 from lamd_jax.training import compile_cache
+from lamd_jax.training import distributed
 from lamd_jax.training import latent_cache
 from lamd_jax.training import loop
 from lamd_jax.training import precision
@@ -285,19 +285,20 @@ def _can_be_scored(system: Any, config: ConfigDict, workdir: epath.Path) -> bool
 
 
 def _report(config: ConfigDict, workdir: epath.Path, evaluation: ConfigDict) -> None:
-  """Scores on the first process, on the devices of its host. The others wait: one that
-  left would take the first with it."""
+  """Scores on the first process, on the devices of its host."""
   if "://" in str(workdir):
     print(f"not scored: {workdir} is no folder; copy it to a disk and say"
           " --mode=evaluate", flush=True)  # fmt: skip
     return
-  if jax.process_index() == 0:
+
+  def score() -> int:
     try:
       evaluate.report(config, workdir, evaluation)
     except evaluate.TooFewClips as error:  # what was trained is none the worse
       print(f"not scored: {error}", flush=True)
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices("report")
+    return 0
+
+  distributed.by_first(score)
 
 
 def _train_stages(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention as einsums, with optional relative positions.
 
-Softmax is in float32 whatever the inputs. Einsums rather than
+Logits and softmax are float32 whatever the inputs. Einsums rather than
 `jax.nn.dot_product_attention`: XLA runs them faster on a CPU, and relative positions
 need the logits anyway.
 """
@@ -42,10 +42,10 @@ def attention(
   chex.assert_rank([q, k, v], 4)
   chex.assert_equal_shape([k, v])
   # Heads first, so that the products are plain batched ones: an einsum of the given
-  # layout costs twice as much on a CPU. Scaling q costs Q*D, scaling the logits Q*K.
+  # layout costs twice as much on a CPU.
   heads = lambda x: axes.constrain(x.swapaxes(1, 2), "free", "heads", "free", "free")
-  q, k, v = heads(q * scale), heads(k), heads(v)
-  logits = (q @ k.swapaxes(2, 3)).astype(jnp.float32)
+  q, k, v = heads(q), heads(k), heads(v)
+  logits = _dots(q, k) * scale
   if bias is not None:
     logits = logits + bias
   weights = _softmax(logits).astype(v.dtype)
@@ -53,6 +53,23 @@ def attention(
   if value_positions is not None:
     out = out + jnp.einsum("nhqk,qkd->nhqd", weights, value_positions.astype(v.dtype))
   return out.swapaxes(1, 2)
+
+
+@jax.custom_jvp
+def _dots(q: jax.Array, k: jax.Array) -> jax.Array:
+  """[N,H,Q,D], [N,H,K,D] -> [N,H,Q,K] float32: bfloat16 would round logits to 1/256.
+
+  Its gradient takes what comes back in the dtype of q and k, so that those products are
+  of bfloat16 as well.
+  """
+  return jnp.matmul(q, k.swapaxes(2, 3), preferred_element_type=jnp.float32)
+
+
+@_dots.defjvp
+def _dots_jvp(primals, tangents):
+  (q, k), (dq, dk) = primals, tangents
+  change = dq @ k.swapaxes(2, 3) + q @ dk.swapaxes(2, 3)
+  return _dots(q, k), change.astype(jnp.float32)
 
 
 @jax.custom_jvp
@@ -102,4 +119,4 @@ def position_bias(
   """
   positions = key_positions.astype(q.dtype)
   form = "njhd,jid->nhij" if transposed else "nihd,ijd->nhij"
-  return (scale * jnp.einsum(form, q, positions)).astype(jnp.float32)
+  return scale * jnp.einsum(form, q, positions).astype(jnp.float32)

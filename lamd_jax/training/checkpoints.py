@@ -308,7 +308,8 @@ def load_weights(
     raise CheckpointError(f"{_folder(stage_dir)} holds no checkpoint: train it first")
   for step in candidates:
     folder = _folder(stage_dir) / str(step)
-    bad = manifest.problems(folder, verify)
+    read = weight_items.names(folder, which).values()
+    bad = manifest.problems(folder, verify, read)
     if not bad:
       return weight_items.read(folder, which)
     logging.error("checkpoint %s is damaged: %s", folder, "; ".join(bad[:3]))

@@ -2,7 +2,9 @@
 """The persistent compile cache: a second start of the same program compiles nothing.
 
 It is on by default. LAMD_COMPILE_CACHE names another folder (a bucket works too) or
-says `off`.
+says `off`. With several processes it is on only where a folder is named, which all of
+them must see: the first alone writes, and on GPUs those that compile wait for the tuning
+of those that do not.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ def enable() -> str | None:
     return None
   if jax.config.jax_compilation_cache_dir:
     return jax.config.jax_compilation_cache_dir
+  if jax.process_count() > 1 and not os.environ.get(VARIABLE):
+    return None
   folder = _folder()
   if "://" not in folder:
     try:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import os
 import sys
 import threading
@@ -11,6 +11,7 @@ import urllib.request
 
 from absl import logging
 import jax
+from jax.experimental import multihost_utils
 
 from lamd_jax.errors import ConfigError
 
@@ -138,6 +139,22 @@ def initialize(
     watch.cancel()
   logging.info("process %d of %d", jax.process_index(), jax.process_count())
   return True
+
+
+def by_first(work: Callable[[], int]) -> int:
+  """Returns what `work` gives on the first process; the others wait, and return 0.
+
+  For what would write the same files from each of them. One that left early would take
+  the first with it.
+  """
+  if jax.process_count() == 1:
+    return work()
+  # A meeting before as well: the devices' first one has to be within ten minutes.
+  multihost_utils.sync_global_devices("before the first process's work")
+  try:
+    return work() if jax.process_index() == 0 else 0
+  finally:
+    multihost_utils.sync_global_devices("after the first process's work")
 
 
 def _give_up(message: str) -> None:

@@ -98,6 +98,9 @@ def build(
   Raises:
     preemption.Preempted: asked to stop; what is done is kept.
   """
+  if jax.process_count() > 1:
+    # The devices' first meeting has to be within ten minutes, filling takes longer.
+    multihost_utils.sync_global_devices("latent cache")
   found = load(directory)
   if found is None and jax.process_index() == 0:
     _fill(stage, frozen, batches, count, _local(directory), stop)

@@ -30,9 +30,7 @@ from lamd_jax.training.stage import Batch, Frozen, Stage, Tree
 from lamd_jax.training.state import State
 from lamd_jax.training.writers import Writer
 
-_CHANGED = (
-  "stage %s goes on with other clips than before: videos came, went or changed"
-)
+_CHANGED = "stage %s goes on with other clips than before: videos came, went or changed"
 
 class Loader(Protocol):
   """Batches without end, from a place that can be saved."""

@@ -8,7 +8,7 @@ all others with size and hash.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent import futures
 import hashlib
 import json
@@ -57,12 +57,15 @@ def write(folder: epath.Path) -> None:
   (folder / NAME).write_text(json.dumps({"files": table}, indent=1))
 
 
-def problems(folder: epath.Path, mode: str) -> list[str]:
+def problems(
+  folder: epath.Path, mode: str, read: Collection[str] | None = None
+) -> list[str]:
   """Compares a folder with its manifest.
 
   Args:
     folder: a checkpoint.
     mode: full (sizes and hashes), size, or off.
+    read: the items that will be read, the only ones that are hashed; None: all.
 
   Returns:
     One line per difference; none if the folder is whole.
@@ -83,6 +86,8 @@ def problems(folder: epath.Path, mode: str) -> list[str]:
     size = (folder / name).stat().length
     if size != expected[name][0]:
       found.append(f"{name} has {size} bytes, not {expected[name][0]}")
+  if read is not None:
+    names = [name for name in names if name.partition("/")[0] in read]
   if mode == "full" and not found:
     for name, sha256 in zip(names, _hashes(folder, names), strict=True):
       if sha256 != expected[name][1]:

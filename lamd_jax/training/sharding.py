@@ -37,6 +37,11 @@ def make_mesh(preset: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
   """Returns the mesh of `train.mesh` over `devices` (all of them by default)."""
   devices = list(jax.devices() if devices is None else devices)
   if preset == "one":
+    if devices[-1].process_index != devices[0].process_index:
+      raise ConfigError(
+        "train.mesh=one has the first device alone, and there are several processes;"
+        " say --config.train.mesh=dp"
+      )
     devices = devices[:1]  # small models: the others stay idle
   sizes = meshes.sizes(preset, len(devices))
   # Splitting lets a logical axis take part of a ring of a TPU slice: without it many

@@ -14,6 +14,18 @@ import orbax.checkpoint as ocp
 from lamd_jax.training.stage import Tree
 
 
+def names(folder: epath.Path, which: str) -> dict[str, str]:
+  """Returns the items that `read` reads, by group and "extras"."""
+  found = {p.name for p in folder.iterdir()}
+  chosen = {"extras": "extras"} if "extras" in found else {}
+  for name in sorted(found):
+    if name.startswith("params_"):
+      group = name.removeprefix("params_")
+      average = f"ema_{group}"
+      chosen[group] = average if which == "ema" and average in found else name
+  return chosen
+
+
 def read(folder: epath.Path, which: str) -> dict[str, Any]:
   """Returns {"params": by group, "extras"} of one checkpoint, as NumPy arrays.
 
@@ -21,16 +33,8 @@ def read(folder: epath.Path, which: str) -> dict[str, Any]:
     folder: of a whole checkpoint, with an item for each group and its average.
     which: "ema", averages where there are some, or "raw".
   """
-  names = {p.name for p in folder.iterdir()}
-  params = {}
-  for name in sorted(names):
-    if name.startswith("params_"):
-      group = name.removeprefix("params_")
-      average = f"ema_{group}"
-      chosen = average if which == "ema" and average in names else name
-      params[group] = _read_tree(folder / chosen)
-  extras = _read_tree(folder / "extras") if "extras" in names else {}
-  return {"params": params, "extras": extras}
+  trees = {key: _read_tree(folder / name) for key, name in names(folder, which).items()}
+  return {"extras": trees.pop("extras", {}), "params": trees}
 
 
 def _read_tree(folder: epath.Path) -> Tree:

@@ -21,6 +21,7 @@ from lamd_jax.modes import preflight
 from lamd_jax.modes import train
 from lamd_jax.systems.lvdm import LVDM
 from lamd_jax.training import checkpoints
+from lamd_jax.training import distributed
 from lamd_jax.training import latent_cache
 from lamd_jax.training import preemption
 
@@ -104,6 +105,8 @@ def test_latents_are_not_to_be_cached_on_a_bucket():
 def test_a_process_that_cannot_see_the_cache_says_so(tmp_path, monkeypatch):
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   monkeypatch.setattr(jax, "process_index", lambda: 1)
+  meet = lambda name: None
+  monkeypatch.setattr(latent_cache.multihost_utils, "sync_global_devices", meet)
   for done, error in ((True, ConfigError), (False, preemption.Preempted)):
     heard = lambda _, done=done: np.asarray(done)
     monkeypatch.setattr(latent_cache.multihost_utils, "broadcast_one_to_all", heard)
@@ -124,9 +127,9 @@ def test_one_process_of_several_scores_and_writes(tmp_path, monkeypatch):
   calls = []
   monkeypatch.setattr(evaluate, "report", lambda *_: calls.append("report"))
   monkeypatch.setattr(jax, "process_count", lambda: 2)
-  wait = lambda name: calls.append(f"wait {name}")
-  monkeypatch.setattr(train.multihost_utils, "sync_global_devices", wait)
-  for process, expected in ((0, ["report", "wait report"]), (1, ["wait report"])):
+  wait = lambda name: calls.append(name.split()[0])
+  monkeypatch.setattr(distributed.multihost_utils, "sync_global_devices", wait)
+  for process, expected in ((0, ["before", "report", "after"]), (1, ["before", "after"])):
     calls.clear()
     folder = epath.Path(tmp_path / str(process))
     monkeypatch.setattr(jax, "process_index", lambda process=process: process)

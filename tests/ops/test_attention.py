@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention against numbers of the reference implementation and against plain loops."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -78,3 +79,25 @@ def test_softmax_is_in_float32():
   assert out.dtype == jnp.bfloat16
   # tanh(2^-10) * 256 = 0.25, coarse because the weights are rounded for the product.
   assert abs(float(out[0, 0, 0, 0]) - 0.25) < 0.5
+
+
+def test_products_of_bfloat16_are_not_rounded_before_the_softmax():
+  # Logits of 16 and 16 + 2^-4, which bfloat16 makes equal.
+  q = jnp.array([16.0, 1.0], jnp.bfloat16).reshape(1, 1, 1, 2)
+  k = jnp.array([[1.0, 0.0], [1.0, 2.0**-4]], jnp.bfloat16).reshape(1, 2, 1, 2)
+  v = jnp.array([[-1.0, 0.0], [1.0, 0.0]], jnp.bfloat16).reshape(1, 2, 1, 2)
+  run = lambda q: attention.attention(q, k, v, 1.0)[0, 0, 0, 0]
+  assert float(run(q)) == pytest.approx(np.tanh(2.0**-5), rel=0.1)
+
+
+def test_gradients_are_those_of_plain_products():
+  rng = np.random.default_rng(1)
+  q, k, v, seen = (rng.standard_normal((2, 5, 3, 4), np.float32) for _ in range(4))
+
+  def plain(q, k, v):
+    weights = jax.nn.softmax(0.3 * jnp.einsum("nqhd,nkhd->nhqk", q, k))
+    return (seen * jnp.einsum("nhqk,nkhd->nqhd", weights, v)).sum()
+
+  ours = lambda *qkv: (seen * attention.attention(*qkv, 0.3)).sum()
+  for a, b in zip(*(jax.grad(f, (0, 1, 2))(q, k, v) for f in (ours, plain))):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

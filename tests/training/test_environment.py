@@ -146,6 +146,33 @@ def test_a_missing_process_is_a_readable_failure():
   assert "JAX_NUM_PROCESSES" in line
 
 
+def test_one_process_works_and_the_others_wait_however_it_ends():
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = free.getsockname()[1]
+  code = textwrap.dedent("""
+    import sys
+    from lamd_jax.training import distributed
+    distributed.initialize()
+    def work():
+      print("worked", flush=True)
+      raise SystemExit(75)
+    sys.exit(distributed.by_first(work))
+  """)
+  common = {"JAX_PLATFORMS": "cpu", "JAX_NUM_PROCESSES": "2",
+            "JAX_COORDINATOR_ADDRESS": f"localhost:{port}"}  # fmt: skip
+  started = [
+    subprocess.Popen(
+      [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True,
+      env={**os.environ, **common, "JAX_PROCESS_ID": str(i)},
+    )
+    for i in range(2)
+  ]  # fmt: skip
+  outputs = [process.communicate(timeout=240)[0] for process in started]
+  assert [process.returncode for process in started] == [75, 0]
+  assert ["worked" in output for output in outputs] == [True, False]
+
+
 def test_compute_dtype():
   assert precision.compute_dtype("auto") == jnp.float32  # these tests run on a CPU
   assert precision.compute_dtype("bfloat16") == jnp.bfloat16
@@ -182,6 +209,16 @@ def test_compile_cache_is_on_by_default(cache_config, tmp_path, monkeypatch):
   folder = compile_cache.enable()
   assert folder == str(tmp_path / "lamd_jax" / "xla")
   assert jax.config.jax_compilation_cache_dir == folder
+
+
+def test_processes_share_a_compile_cache_only_if_it_is_named(
+  cache_config, tmp_path, monkeypatch
+):
+  monkeypatch.delenv(compile_cache.VARIABLE, raising=False)
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  assert compile_cache.enable() is None
+  monkeypatch.setenv(compile_cache.VARIABLE, str(tmp_path / "shared"))
+  assert compile_cache.enable() == str(tmp_path / "shared")
 
 
 def test_compile_cache_follows_the_environment(cache_config, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging as python_logging
+import types
 
 import jax
 from jax.sharding import AxisType, PartitionSpec
@@ -102,6 +103,12 @@ def test_batch_is_cut_over_all_devices_in_order():
   placed = sharding.place_batch({"x": rows}, mesh)["x"]
   np.testing.assert_array_equal(placed, rows)
   assert [s.data.shape for s in placed.addressable_shards] == [(2,)] * 8
+
+
+def test_one_device_is_refused_to_several_processes():
+  devices = [types.SimpleNamespace(process_index=i // 2) for i in range(4)]
+  with pytest.raises(ConfigError, match="several processes.*train.mesh=dp"):
+    sharding.make_mesh("one", devices)
 
 
 def test_check_batch_names_the_multiple():
