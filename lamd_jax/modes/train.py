@@ -285,7 +285,7 @@ def _can_be_scored(system: Any, config: ConfigDict, workdir: epath.Path) -> bool
 
 
 def _report(config: ConfigDict, workdir: epath.Path, evaluation: ConfigDict) -> None:
-  """Scores on the first process, on the devices of its host."""
+  """Scores on the first process, on its first device."""
   if "://" in str(workdir):
     print(f"not scored: {workdir} is no folder; copy it to a disk and say"
           " --mode=evaluate", flush=True)  # fmt: skip

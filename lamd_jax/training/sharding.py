@@ -50,7 +50,14 @@ def make_mesh(preset: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
     tuple(sizes.values()), devices, allow_split_physical_axes=True
   )
   # Auto axes, Mesh's default; jax.make_mesh's is Explicit, where Linen does not run.
-  return Mesh(placed, meshes.AXES)
+  mesh = Mesh(placed, meshes.AXES)
+  if jax.process_count() > 1 and not _own_rows(mesh):
+    logging.warning(
+      "train.mesh=%s: tensor or frames reach beyond a host, whose clips travel to the"
+      " others at each step; cut them less",
+      preset,
+    )
+  return mesh
 
 
 def batch_parts(mesh: Mesh) -> int:
