@@ -32,6 +32,7 @@ from lamd_jax.training.writers import Writer
 
 _CHANGED = "stage %s goes on with other clips than before: videos came, went or changed"
 
+
 class Loader(Protocol):
   """Batches without end, from a place that can be saved."""
 
