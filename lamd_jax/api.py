@@ -25,6 +25,7 @@ from lamd_jax import editing
 from lamd_jax import inputs
 from lamd_jax import knobs as knobs_lib
 from lamd_jax import loading
+from lamd_jax import local_devices
 from lamd_jax import long_video
 from lamd_jax import rng
 from lamd_jax import run_folder
@@ -52,6 +53,7 @@ class Model:
     """
     self.config = config
     self.weights = weights
+    self.devices = local_devices.LocalDevices(weights, config.train.mesh)
     self.fps = pipeline.fps(config.data)
     dtype = precision.compute_dtype(config.train.compute)
     self.system = SYSTEMS[config.system](config, dtype)
@@ -242,7 +244,7 @@ class Model:
       return pipeline.depths(data, split, count, seed)
     estimate = jax.jit(self.system.depth)
     clips = pipeline.clips(data, split, count, seed)
-    return in_chunks(lambda x: estimate(self.weights, x), clips, 1)
+    return self.devices.in_chunks(estimate, clips, 1)
 
   def prompt(
     self, given: inputs.Given, index: np.ndarray, structure_level: int
@@ -270,7 +272,7 @@ class Model:
     sampler = watch.sampler(knobs_lib.sampler(settings))
     chain = dataclasses.replace(knobs_lib.edit(settings), sampler=sampler)
     root = knobs_lib.streams(settings)
-    batch = min(settings.batch, settings.n)
+    batch = self.devices.at_once(settings.n, settings.batch)
     clips: list[np.ndarray] = []
     for start in range(0, settings.n, batch):
       # The last batch is filled up, so that one compiled program serves all.
@@ -278,21 +280,21 @@ class Model:
       prompt = self.prompt(given, index, settings.structure_level)
       streams, numbers = watching.rows(root, seeds, index)
       if given.video is not None:
+        turn = given.turn(index)
         with watch.chain(len(gen1_edit.grid(self.system, chain)) - 1):
-          latents = editing.clip_latents(
-            self._edits, self.weights, streams, numbers, prompt, given.turn(index), chain
-          )
+          asked = (numbers, prompt, turn.video, turn.mask)
+          with self.devices.placed(asked) as (weights, rows):
+            latents = editing.clip_latents(self._edits, weights, streams, *rows, chain)
       elif given.motion is None:
         with watch.chain(settings.steps):
-          latents = self._sample(
-            self.weights, streams, numbers, prompt, sampler, settings.frames
-          )
+          with self.devices.placed((numbers, prompt)) as (weights, rows):
+            latents = self._sample(weights, streams, *rows, sampler, settings.frames)
       else:
         latents = self._motion(self.weights, given.motion[None])
         latents = jnp.repeat(latents, batch, axis=0)
       made = self.decode(latents, settings.decode_chunk, prompt)
       if given.mask is not None:
-        made = given.turn(index).composed(made)
+        made = turn.composed(made)
       if settings.replace_first_frame:
         made = np.asarray(lamd.with_first_frame(made, prompt.image))
       clips.extend(made)
@@ -306,25 +308,25 @@ class Model:
   def decode(
     self, latents: jax.Array, chunk: int, prompt: types.Prompt = types.Prompt()
   ) -> np.ndarray:
-    """Decodes latents [N,t,h,w,c] made with `prompt`, `chunk` clips at once.
+    """Decodes latents [N,t,h,w,c] made with `prompt`, `chunk` clips a device at once.
 
     Returns uint8 on the host.
     """
-    rows = (latents, prompt)
-    return in_chunks(lambda x: self._decode(self.weights, *x), rows, chunk)
+    rows = (np.asarray(latents), prompt)
+    return self.devices.in_chunks(lambda w, x: self._decode(w, *x), rows, chunk)
 
   def reconstruct(self, clips: np.ndarray, chunk: int = 4) -> np.ndarray:
     """Encodes and decodes clips [N,T,H,W,3] uint8, without noise."""
-    return in_chunks(lambda x: self._reconstruct(self.weights, x), clips, chunk)
+    return self.devices.in_chunks(self._reconstruct, clips, chunk)
 
   def transfer(
     self, clips: np.ndarray, images: np.ndarray, chunk: int = 4
   ) -> np.ndarray:
     """Lets images [N,1,H,W,3] uint8 move as clips [N,T,H,W,3] uint8 do."""
-    run = lambda rows: self._decode(
-      self.weights, self._motion(self.weights, rows[0]), types.Prompt(image=rows[1])
+    run = lambda weights, rows: self._decode(
+      weights, self._motion(weights, rows[0]), types.Prompt(image=rows[1])
     )
-    return in_chunks(run, (clips, images), chunk)
+    return self.devices.in_chunks(run, (clips, images), chunk)
 
   def random_latents(
     self, n: int, seed: int, images: np.ndarray | None = None, chunk: int = 4
@@ -344,21 +346,6 @@ def stream(video: long_video.LongVideo) -> Iterator[np.ndarray]:
   for k in range(video.units):
     frames, carry = video.unit(k, carry)
     yield frames
-
-
-def in_chunks(run: Callable[[Any], jax.Array], rows: Any, chunk: int) -> np.ndarray:
-  """Applies `run` to `chunk` rows at a time; the last chunk repeats its last row.
-
-  `rows` is an array or a tree of arrays with as many rows each.
-  """
-  count = len(jax.tree.leaves(rows)[0])
-  done = []
-  for start in range(0, count, chunk):
-    # A first chunk that is short stays so: there is no program for longer ones yet.
-    places = np.arange(start, start + chunk if start else min(chunk, count))
-    part = jax.tree.map(lambda x: x[np.minimum(places, count - 1)], rows)
-    done.append(np.asarray(run(part))[: count - start])
-  return np.concatenate(done)
 
 
 def from_workdir(

@@ -227,7 +227,7 @@ def sample_defaults(sampler: str = "") -> ConfigDict:
   group = ConfigDict(
     dict(
       n=4,  # clips
-      batch=16,  # clips a compiled call
+      batch=16,  # clips a device computes at once, at most
       frames=0,  # of a clip; 0: as trained
       # ddpm | ddim | dpmpp_2m | unipc | heun | euler; of runs with a stage distill:
       # consistency, whose defaults are steps=4 and spacing="trailing"
@@ -263,7 +263,7 @@ def sample_defaults(sampler: str = "") -> ConfigDict:
       weights="ema",  # ema | raw
       lora="",  # LoRA files laid over the weights, with commas between them
       lora_weight=(1.0,),  # of all of them, or of each
-      decode_chunk=4,  # clips decoded at once: bounds peak memory
+      decode_chunk=4,  # clips a device decodes at once: bounds peak memory
       formats=("usual",),  # mp4,gif,png,npz; usual: all for clips, mp4 for long videos
       fps=0.0,  # frames a second; 0: as the data
       out="",  # folder; default WORKDIR/samples/<sampler>-<steps>-seed<seed>[-<hash>]
@@ -278,7 +278,7 @@ def eval_defaults(sampler: str = "") -> ConfigDict:
   group = ConfigDict(
     dict(
       clips=64,  # clips of each kind that are scored
-      batch=16,
+      batch=16,  # clips a device computes at once, at most
       bootstrap=1000,  # resamples behind a 95 % interval
       sampler="dpmpp_2m",
       steps=20,

@@ -359,7 +359,8 @@ def columns(model: api.Model, clips: Sequence[Clip]) -> list[gallery.Column]:
 
 def clip_latents(
   programs: Programs, weights: dict[str, Any], streams: rng.Streams, index: np.ndarray,
-  prompt: types.Prompt, given: inputs.Given, chain: gen1_edit.EditSettings,
+  prompt: types.Prompt, video: jax.Array, mask: jax.Array | None,
+  chain: gen1_edit.EditSettings,
 ) -> jax.Array:  # fmt: skip
   """Edits clips, a window each: latents [B,T,h,w,c].
 
@@ -369,17 +370,18 @@ def clip_latents(
     streams: random streams.
     index: [B] int32, whose noise a clip gets.
     prompt: of each row.
-    given: holds a clip, and perhaps a mask, for each row.
+    video: clips [B,T,H,W,3] uint8.
+    mask: [B,T,H,W,1] uint8, 1 where they are edited; None: everywhere.
     chain: the settings.
   """
-  shape = (*given.video.shape[:2], *programs.system.latent_shape[1:])
+  shape = (*video.shape[:2], *programs.system.latent_shape[1:])
   window = gen1_edit.Window(
     index=index,
     number=np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape[:2]),
     known=np.zeros(shape, np.float32),
     held=np.zeros(shape[:2], np.float32),
-    video=given.video,
-    mask=given.mask,
+    video=video,
+    mask=mask,
     depth=prompt.depth,
     level=prompt.structure_level,
   )

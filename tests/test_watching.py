@@ -10,26 +10,16 @@ import numpy as np
 import pytest
 import tiny
 
-from lamd_jax import api
 from lamd_jax import rng
 from lamd_jax import types
 from lamd_jax import watching
 from lamd_jax.errors import ConfigError
 from lamd_jax.systems import sampling
-from lamd_jax.systems.registry import SYSTEMS
 
 
 @pytest.fixture(scope="module")
 def model():
-  """Untrained weights: what is tested does not depend on them."""
-  config = tiny.config()
-  system = SYSTEMS["lvdm"](config)
-  weights = {}
-  for stage in system.stages():
-    if stage.name in config.stages:
-      params, extras = stage.init(0)[:2]
-      weights[stage.name] = {"params": params, "extras": extras}
-  return api.Model(config, jax.device_put(weights))
+  return tiny.model(tiny.config(train__mesh="one"))
 
 
 def _frames(clips):

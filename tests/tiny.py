@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import jax
+
+from lamd_jax import api
 from lamd_jax import config as config_lib
+from lamd_jax.systems.registry import SYSTEMS
 
 
 def config(**overrides):
@@ -106,3 +110,14 @@ def gen1_config(**overrides):
     "optim__content__ema_decay": 0.0,
     **overrides,
   })  # fmt: skip
+
+
+def model(config):
+  """An untrained model, for tests that do not depend on its weights."""
+  system = SYSTEMS[config.system](config)
+  weights = {}
+  for stage in system.stages():
+    if stage.name in config.stages:
+      params, extras = stage.init(0)[:2]
+      weights[stage.name] = {"params": params, "extras": extras}
+  return api.Model(config, jax.device_put(weights))

@@ -30,7 +30,7 @@ from lamd_jax.training import precision
 LEVELS = (0, 3, 5, 7)
 TEMPORAL_GUIDANCE = (0.5, 1.0, 1.5)
 GUIDANCE = (1.0, 4.0, 8.0)
-_FRAMES = 64  # that are embedded at once
+_FRAMES = 64  # that a device embeds at once
 
 
 class Point(NamedTuple):
@@ -137,15 +137,16 @@ class Editor:
       point.guidance, point.temporal_guidance,
     )  # fmt: skip
     streams = rng.Streams(rng.root(evaluation.seed), jnp.zeros((), jnp.int32))
-    sample, weights = self._sample[point.frame_by_frame], self._model.weights
-    count = len(self._sources.images)
-    batch, chunk = min(evaluation.batch, count), 4
+    sample, devices = self._sample[point.frame_by_frame], self._model.devices
+    count, chunk = len(self._sources.images), 4
+    batch = devices.at_once(count, evaluation.batch)
     done = []
     for start in range(0, count, batch):
       # The last batch is filled up, so that one compiled program serves all.
       index = np.arange(start, start + batch, dtype=np.int32)
       prompt = self._prompt(point, np.minimum(index, count - 1))
-      latents = sample(weights, streams, index, prompt, settings, 0)
+      with devices.placed((index, prompt)) as (weights, rows):
+        latents = sample(weights, streams, *rows, settings, 0)
       done.append(self._model.decode(latents, chunk, prompt))
     return np.concatenate(done)[:count]
 
@@ -162,8 +163,8 @@ class Editor:
   def embed(self, clips: np.ndarray) -> np.ndarray:
     """Frames of clips [N,T,H,W,3] uint8 as the content encoder sees them, [N,T,D]."""
     frames = clips.reshape(-1, *clips.shape[2:])
-    embed = lambda x: self._embed(self._model.weights, x)
-    return api.in_chunks(embed, frames, _FRAMES).reshape(*clips.shape[:2], -1)
+    found = self._model.devices.in_chunks(self._embed, frames, _FRAMES)
+    return found.reshape(*clips.shape[:2], -1)
 
   def embed_texts(self, tokens: np.ndarray) -> np.ndarray:
     """Captions [N,L] int32 as the content encoder sees them, [N,D]."""

@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 from jax.experimental import io_callback
+from jax.sharding import PartitionSpec
+import numpy as np
 
 from lamd_jax import rng
 from lamd_jax import types
@@ -70,8 +72,17 @@ def watched(
   if watch is None:
     return denoise
 
+  def tell(position: Any, states: Any) -> np.ndarray:
+    watch(position, states)
+    return np.zeros((), states.dtype)
+
   def call(z: jax.Array, t: jax.Array, conditions: types.Conditions) -> jax.Array:
-    io_callback(watch, None, t[0], z, ordered=True)
-    return denoise(z, t, conditions)
+    # Ordered callbacks run on one device alone. Here the call waits for the answer
+    # instead, and the next step for the call.
+    told = z
+    if not jax.sharding.get_abstract_mesh().empty:
+      told = jax.lax.with_sharding_constraint(z, PartitionSpec())  # from all devices
+    answer = io_callback(tell, jax.ShapeDtypeStruct((), z.dtype), t[0], told)
+    return denoise(z + answer, t, conditions)
 
   return call
