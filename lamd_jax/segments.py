@@ -106,7 +106,7 @@ def decode(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
   converter = VideoReformatter()
   with av.open(str(path)) as container:
     for frame in container.decode(container.streams.video[0]):
-      yield converter.reformat(frame, format="rgb24").to_ndarray()
+      yield media.convert(converter, frame, format="rgb24").to_ndarray()
 
 
 def write_gif(

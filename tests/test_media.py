@@ -4,6 +4,7 @@
 import io
 
 from etils import epath
+import av
 import numpy as np
 from PIL import Image
 import pytest
@@ -31,6 +32,37 @@ def test_mp4_keeps_colours_count_and_rate(tmp_path):
     difference = back[region].astype(int) - clip[region]
     assert abs(difference.mean((0, 1, 2))).max() < 2.5
   assert [p.name for p in tmp_path.iterdir()] == ["a # b.mp4"]
+
+
+def test_colours_are_those_of_the_standard(tmp_path):
+  """BT.709 of limited range, by its formula; H.264 has colours at even columns."""
+  generator = np.random.default_rng(0)
+  smooth = lambda low, high, *shape: np.clip(
+    np.kron(generator.uniform(low, high, shape), np.ones((8, 8))), low, high
+  ).astype(np.uint8)  # fmt: skip
+  y, u, v = smooth(60, 190, 8, 12), smooth(108, 148, 4, 6), smooth(108, 148, 4, 6)
+  frame = av.VideoFrame.from_ndarray(
+    np.concatenate([y.ravel(), u.ravel(), v.ravel()]).reshape(96, 96), format="yuv420p"
+  )
+  with av.open(str(tmp_path / "a.mp4"), "w") as container:
+    stream = media.add_h264(container, media.rate(8), 64, 96, {"qp": "0"})  # lossless
+    container.mux([*stream.encode(frame), *stream.encode()])
+  found = media.read_video(tmp_path / "a.mp4")[0][0]
+
+  def whole(plane):
+    """Chroma at all pixels: columns 0, 1/2, 1, ...; rows -1/4, 1/4, 3/4, ..."""
+    plane = plane.astype(float)
+    columns, rows = np.arange(96) / 2, (np.arange(64) + 0.5) / 2 - 0.5
+    wide = np.stack([np.interp(columns, np.arange(48), row) for row in plane])
+    return np.stack([np.interp(rows, np.arange(32), c) for c in wide.T], axis=1)
+
+  luma = (y - 16.0) * 255 / 219
+  cb, cr = ((whole(plane) - 128) * 255 / 224 for plane in (u, v))
+  red, blue = luma + 1.5748 * cr, luma + 1.8556 * cb
+  green = (luma - 0.2126 * red - 0.0722 * blue) / 0.7152
+  off = found - np.stack([red, green, blue], axis=-1)
+  assert np.abs(off).max() < 2.5  # 43 at edges by FFmpeg's quick conversion
+  assert np.abs(off.mean((0, 1))).max() < 0.1  # and 0.9 to 1.5 darker
 
 
 def test_mp4_pads_odd_sides(tmp_path):

@@ -22,6 +22,12 @@ def _short_side(height: int, width: int, size: int) -> tuple[int, int]:
   return int(size * height / width), size
 
 
+def _long_side(height: int, width: int, size: int) -> tuple[int, int]:
+  """Sides after the long one became `size`."""
+  scale = size / max(height, width)
+  return max(1, round(height * scale)), max(1, round(width * scale))
+
+
 def _centre(length: int, size: int) -> int:
   # round() halves to even, as torchvision's crop does.
   return int(round((length - size) / 2.0))
@@ -32,6 +38,8 @@ def crop_antialias(video: np.ndarray, size: int) -> np.ndarray:
   height, width = video.shape[1:3]
   new_height, new_width = _short_side(height, width, size)
   top, left = _centre(new_height, size), _centre(new_width, size)
+  if (new_height, new_width) == (height, width):  # nothing is left to resample
+    return video[:, top : top + size, left : left + size]
   y, x = height / new_height, width / new_width
   # The box resamples only what is kept; weights still reach across its border.
   box = (left * x, top * y, (left + size) * x, (top + size) * y)
@@ -69,8 +77,7 @@ def squash(video: np.ndarray, size: int) -> np.ndarray:
 def letterbox(video: np.ndarray, size: int) -> np.ndarray:
   """The long side to `size` with antialias, black bars around."""
   height, width = video.shape[1:3]
-  scale = size / max(height, width)
-  inner = (max(1, round(height * scale)), max(1, round(width * scale)))
+  inner = _long_side(height, width, size)
   top, left = (size - inner[0]) // 2, (size - inner[1]) // 2
   # Bars are black, and of no depth at all.
   empty = 0 if video.dtype == np.uint8 else np.nan
@@ -138,6 +145,15 @@ def resize(video: np.ndarray, size: int, how: str) -> np.ndarray:
   if video.shape[1:3] == (size, size):
     return video
   return RESIZE[how](video, size)
+
+
+def sides(height: int, width: int, size: int, how: str) -> tuple[int, int] | None:
+  """Height and width that a decoder may scale a frame to before `resize` by `how`.
+
+  What is left to do is a cut, or bars. None: `how` has to see the frame as it is.
+  """
+  ways = {"crop_antialias": _short_side, "letterbox": _long_side}
+  return ways[how](height, width, size) if how in ways else None
 
 
 def picture(height: int, width: int, size: int, how: str) -> np.ndarray:

@@ -93,11 +93,14 @@ def read(
   keyframes: Sequence[tuple[int, int]] = (),
   pixels: str = "rgb24",
   grid: Sequence[int] = (),
+  sides: tuple[int, int] | None = None,
 ) -> np.ndarray:
   """Returns the frames [T,H,W,3] uint8, upright, at non-decreasing indices `frames` [T].
 
   `pixels` = gray16le takes their brightness, [T,H,W] uint16, black 0, white 65535.
-  `keyframes` and `grid` are as in Facts; both save work and change no pixel.
+  `keyframes` and `grid` are as in Facts; both save work and change no pixel. With `sides`
+  frames are scaled to [H,W] while colours are still at theirs, by area-aware bilinear
+  weights; files that hold RGB are not, theirs is another way.
   Raises DataError if the file ends before the last of them.
   """
   first, last = int(frames[0]), int(frames[-1])
@@ -113,8 +116,10 @@ def read(
       numbered = _numbered(container, stream, key)
     for number, frame in numbered:
       if number in wanted:
-        picture = to_array(frame, pixels, converter)
-        found[number] = np.rot90(picture, media.turns(frame))
+        turns = media.turns(frame)
+        scaled = sides[::-1] if sides and turns % 2 else sides
+        picture = to_array(frame, pixels, converter, scaled)
+        found[number] = np.rot90(picture, turns)
       if number >= last:
         break
   if len(found) < len(wanted):
@@ -124,17 +129,26 @@ def read(
 
 
 def to_array(
-  frame: av.VideoFrame, pixels: str, converter: VideoReformatter
+  frame: av.VideoFrame,
+  pixels: str,
+  converter: VideoReformatter,
+  sides: tuple[int, int] | None = None,
 ) -> np.ndarray:
   """Returns a frame's pixels: rgb24 [H,W,3] or gray [H,W] uint8, gray16le [H,W] uint16.
+
+  `sides`: see `read`; as the frame is stored.
 
   FFmpeg fills the last columns of 16-bit grey made of 8-bit frames with other numbers at
   each call; these are converted in 8 bits.
   """
   if pixels == "gray16le" and frame.format.components[0].bits <= 8:
-    grey = converter.reformat(frame, format="gray").to_ndarray()
+    grey = media.convert(converter, frame, format="gray").to_ndarray()
     return grey.astype(np.uint16) * 257
-  return converter.reformat(frame, format=pixels).to_ndarray()
+  if sides is None or frame.format.is_rgb or frame.format.has_palette:
+    sides = (frame.height, frame.width)
+  height, width = sides
+  converted = media.convert(converter, frame, format=pixels, height=height, width=width)
+  return converted.to_ndarray()
 
 
 def _numbered(container, stream, key: tuple[int, int] | None):

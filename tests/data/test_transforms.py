@@ -72,6 +72,24 @@ def test_crop_antialias_is_resize_then_crop(shape):
   assert np.abs(out[0] - expected).max() <= 1
 
 
+def test_what_has_its_short_side_is_cut_alone():
+  video = np.random.default_rng(0).integers(0, 256, (2, 16, 27, 3), dtype=np.uint8)
+  np.testing.assert_array_equal(
+    transforms.crop_antialias(video, 16), video[:, :, 6:22]
+  )  # (27 - 16) / 2 = 5.5 to even
+
+
+@pytest.mark.parametrize("how", sorted(transforms.RESIZE))
+def test_sides_leave_a_cut_or_bars(how):
+  sides = transforms.sides(37, 91, 16, how)
+  assert sides == {"crop_antialias": (16, 39), "letterbox": (7, 16)}.get(how)
+  if sides:
+    video = np.full((1, *sides, 3), 9, np.uint8)
+    made = transforms.resize(video, 16, how)
+    assert made.shape == (1, 16, 16, 3)
+    assert (made == 9).sum() == min(sides[0], 16) * 16 * 3
+
+
 def test_antialias_averages_where_plain_look_up_aliases():
   # One-pixel stripes: an eighth of the size must be grey, not stripes.
   stripes = np.zeros((1, 64, 64, 3), np.uint8)

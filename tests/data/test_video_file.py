@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from lamd_jax import media
+from lamd_jax.data import transforms
 from lamd_jax.data import video_file
 from lamd_jax.errors import DataError
 
@@ -96,6 +97,42 @@ def test_frames_of_a_turned_camera_stand_upright(make, tmp_path, turn, white):
     assert clip.shape[1:] == (facts.height, facts.width, 3)
     corners = {(i, j): int(clip[-1, i, j, 1]) for i in (0, -1) for j in (0, -1)}
     assert corners.pop(white) > 240 and max(corners.values()) < 15
+
+
+@pytest.mark.parametrize("how", ["crop_antialias", "letterbox"])
+@pytest.mark.parametrize(["height", "width"], [(48, 80), (80, 48), (20, 30)])
+def test_decoding_to_size_is_resizing_what_was_decoded(tmp_path, how, height, width):
+  """Smooth pictures: averages of colours do not depend on where they are taken."""
+  y, x = np.mgrid[:height, :width] / max(height, width)
+  picture = np.stack([x, y, (x + y) / 2], axis=-1) * 200 + 20
+  frames = np.stack([picture + 4 * t for t in range(6)]).astype(np.uint8)
+  media.encode_mp4(tmp_path / "a.mp4", frames, 8, {"crf": "1"})
+  sides = transforms.sides(height, width, 32, how)
+  small = video_file.read(tmp_path / "a.mp4", [0, 3, 5], 6, sides=sides)
+  assert small.shape == (3, *sides, 3) and 32 in sides
+  whole = video_file.read(tmp_path / "a.mp4", [0, 3, 5], 6)
+  found = transforms.resize(small, 32, how).astype(int)
+  expected = transforms.resize(whole, 32, how)
+  assert np.abs(found - expected).max() <= 3
+  assert abs((found - expected).mean()) < 0.1
+
+
+@pytest.mark.parametrize("turn", [90, 180])
+def test_turned_frames_are_scaled_as_they_stand(make, tmp_path, turn):
+  path = make.turned(tmp_path / "a.mp4", turn)
+  facts = video_file.probe(path)
+  sides = (facts.height // 2, facts.width // 2)
+  small = video_file.read(path, [1], 3, sides=sides)
+  assert small.shape == (1, *sides, 3)
+  whole = video_file.read(path, [1], 3).astype(float)
+  halved = whole.reshape(1, sides[0], 2, sides[1], 2, 3).mean((2, 4))
+  assert np.abs(small - halved).mean() < 8  # but for the edge, where weights reach over
+
+
+def test_files_of_rgb_are_decoded_as_they_are(tmp_path, make):
+  path = make.video(tmp_path / "a.mkv", 4, height=24, width=32)
+  found = video_file.read(path, [2], 4, sides=(12, 16))
+  np.testing.assert_array_equal(found, make.numbered(4)[2:3])
 
 
 def test_missing_frames_are_an_error(tmp_path, make):

@@ -18,6 +18,7 @@ from lamd_jax.data import clips
 from lamd_jax.data import frame_folder
 from lamd_jax.data import index
 from lamd_jax.data import softmotion
+from lamd_jax.data import transforms
 from lamd_jax.data import video_file
 from lamd_jax.errors import DataError
 from lamd_jax.data.records import Entry, Listing
@@ -125,8 +126,9 @@ def select(entries: Sequence[Entry], split: str, where: str) -> list[Entry]:
 class FileVideos:
   """`records.Videos` of the entries of an index."""
 
-  def __init__(self, root: pathlib.Path, entries: Sequence[Entry]):
-    self.where = str(root)
+  def __init__(self, root: pathlib.Path, entries: Sequence[Entry], how: str):
+    """Args: the data folder, the videos, `data.resize`."""
+    self.where, self._how = str(root), how
     self._root, self._entries = root, list(entries)
     self.n_frames = np.array([entry.n_frames for entry in entries], np.int32)
     labels = np.array([entry.label for entry in entries], np.int32)
@@ -157,7 +159,6 @@ class FileVideos:
     return hashlib.sha256(text).hexdigest()
 
   def read(self, video: int, frames: np.ndarray, size: int) -> np.ndarray:
-    del size
     entry = self._entries[video]
     path = self._root / entry.path
     if entry.kind == "frames":
@@ -168,8 +169,9 @@ class FileVideos:
     frames = np.asarray(frames) + entry.start
     if entry.kind in softmotion.CAMERAS:
       return softmotion.read(path, frames, entry.kind, entry.keyframes)
+    sides = transforms.sides(entry.height, entry.width, size, self._how)
     return video_file.read(
-      path, frames, entry.n_frames, entry.keyframes, grid=entry.grid
+      path, frames, entry.n_frames, entry.keyframes, grid=entry.grid, sides=sides
     )
 
 
@@ -198,4 +200,4 @@ def open_files(
       f"{root} has no train and test folders: {held_out} of its {len(entries)} videos"
       " are the test split, by a hash of their names"
     )
-  return FileVideos(root, select(entries, split, str(root)))
+  return FileVideos(root, select(entries, split, str(root)), config.resize)
