@@ -35,7 +35,10 @@ def test_all_sides_read_windows_of_the_same_videos(tmp_path, monkeypatch):
   ours = input_rates.ours(flags, "folder", data / "videos")
   for window, clip in zip(bare, ours):
     assert window.shape == (4, 24, 32, 3)
-    np.testing.assert_array_equal(transforms.resize(window, 16, "crop_antialias"), clip)
+    # The same frames, by other arithmetic (data/video_file.py); another frame is 60 off.
+    expected = transforms.resize(window, 16, "crop_antialias").astype(int)
+    assert (np.abs(expected - clip).mean((1, 2, 3)) < 8).all()
+    assert (np.abs(expected - np.roll(clip, 1, axis=0)).mean((1, 2, 3)) > 40).all()
   for name in ("frames", "array_record"):
     clip = next(input_rates.ours(flags, name, data / name))
     assert clip.shape == (4, 16, 16, 3) and clip.dtype == np.uint8
