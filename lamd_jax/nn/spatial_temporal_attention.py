@@ -29,7 +29,7 @@ class SelfAttention(nn.Module):
 
   heads: int
   reach: int  # L of the relative tables, steps; 0: no relative positions
-  rel_pos_key_transposed: bool  # see ops.attention.position_bias
+  rel_pos_key_transposed: bool  # see ops.attention.Positions
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -40,22 +40,19 @@ class SelfAttention(nn.Module):
     qkv = checkpoint_name(qkv, "conv").reshape(n, length, 3, self.heads, width)
     q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
 
-    bias, value_positions = None, None
+    positions = None
     if self.reach:
       shape = (2 * self.reach + 1, width)
       init = initializers.glorot_uniform()
       keys = self.param("key_positions", init, shape)
       values = self.param("value_positions", init, shape)
       lookup = lambda table: attention_ops.relative_positions(table, length, length)
-      value_positions = lookup(values)
       # The dot products carry width^-1/2, this bias width^-1/4: LVDM scales q and k by
       # width^-1/4 each, and the positions not at all.
-      bias = attention_ops.position_bias(
-        q, lookup(keys), width**-0.25, transposed=self.rel_pos_key_transposed
+      positions = attention_ops.Positions(
+        lookup(keys), lookup(values), width**-0.25, self.rel_pos_key_transposed
       )
-    h = attention_ops.attention(
-      q, k, v, 1 / math.sqrt(width), bias=bias, value_positions=value_positions
-    )
+    h = attention_ops.attention(q, k, v, 1 / math.sqrt(width), positions=positions)
     h = h.reshape(n, length, channels)
     return x + Dense(channels, zero_init=True, dtype=self.dtype, name="out")(h)
 

@@ -40,7 +40,7 @@ class Attention(nn.Module):
 
     q, k, v = project(x, "q"), project(context, "k"), project(context, "v")
     scale = 1 / math.sqrt(width)
-    bias, value_positions = None, None
+    positions = None
     if self.reach:
       shape = (2 * self.reach + 1, width)
       init = initializers.glorot_uniform()
@@ -48,11 +48,10 @@ class Attention(nn.Module):
       value_table = self.param("value_positions", init, shape)
       lookup = lambda table: attention_ops.relative_positions(table, queries, keys)
       # Never transposed, unlike the bias of the models of short clips.
-      bias = attention_ops.position_bias(q, lookup(key_table), scale, transposed=False)
-      value_positions = lookup(value_table)
-    h = attention_ops.attention(
-      q, k, v, scale, bias=bias, value_positions=value_positions
-    )
+      positions = attention_ops.Positions(
+        lookup(key_table), lookup(value_table), scale, transposed=False
+      )
+    h = attention_ops.attention(q, k, v, scale, positions=positions)
     h = h.reshape(n, queries, channels)
     return Dense(channels, True, self.zero_init, self.dtype, name="out")(h)
 

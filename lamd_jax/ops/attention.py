@@ -1,19 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention as einsums, with optional relative positions.
+"""Attention as matrix products, with optional relative positions.
 
-Logits and softmax are float32 whatever the inputs. Einsums rather than
+Logits and softmax are float32 whatever the inputs. Products rather than
 `jax.nn.dot_product_attention`: XLA runs them faster on a CPU, and relative positions
-need the logits anyway.
+need the logits anyway. For TPUs attention over time and between many pixels
+have forms of their own, `attention_rows_last.py` and `attention_row_by_row.py`; which one
+a program gets is decided by the platform it is lowered for, as in `ops/conv.py`.
 """
 
 from __future__ import annotations
+
+import functools
+from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lamd_jax.ops import attention_row_by_row
+from lamd_jax.ops import attention_rows_last
 from lamd_jax.ops import axes
+
+
+class Positions(NamedTuple):
+  """What queries meet at each distance beside keys and values (Shaw et al. 2018).
+
+  Equation 4 adds q_i . keys[i,j] to the logits. `transposed` instead adds
+  q_j . keys[j,i], the mistake that released LVDM weights were trained with; it asks
+  for as many queries as keys. Equation 3 adds values[i,j] to the value that query i
+  takes from key j.
+  """
+
+  keys: jax.Array  # [Q,K,D]
+  values: jax.Array  # [Q,K,D]
+  scale: float  # of the products with `keys`
+  transposed: bool
 
 
 def attention(
@@ -23,7 +45,7 @@ def attention(
   scale: float,
   *,
   bias: jax.Array | None = None,
-  value_positions: jax.Array | None = None,
+  positions: Positions | None = None,
 ) -> jax.Array:
   """Multi-head attention, not causal.
 
@@ -33,22 +55,42 @@ def attention(
     v: [N,K,H,D] values.
     scale: factor of the dot products.
     bias: [N,H,Q,K] float32, added to the scaled dot products.
-    value_positions: [Q,K,D], added to the value that query i takes from key j
-      (Shaw et al. 2018, equation 3).
+    positions: what is added to keys and values.
 
   Returns:
     [N,Q,H,D] in the dtype of v.
   """
   chex.assert_rank([q, k, v], 4)
   chex.assert_equal_shape([k, v])
+  keys, values, *how = positions or (None, None, 0.0, False)
+  matrices = functools.partial(_by_matrices, scale=scale, bias=bias, how=how)
+  if bias is None and attention_rows_last.fits(q, k):
+    tpu = functools.partial(
+      attention_rows_last.attention, scale=scale, position_scale=how[0],
+      transposed=how[1], softmax=_softmax,
+    )  # fmt: skip
+  elif bias is None and positions is None and attention_row_by_row.fits(q, k):
+    tpu = lambda q, k, v, *_: attention_row_by_row.attention(q, k, v, scale)
+  else:
+    return matrices(q, k, v, keys, values)
+  return jax.lax.platform_dependent(q, k, v, keys, values, tpu=tpu, default=matrices)
+
+
+def _by_matrices(
+  q: jax.Array, k: jax.Array, v: jax.Array, key_positions: jax.Array | None,
+  value_positions: jax.Array | None, *, scale: float, bias: jax.Array | None,
+  how: tuple[float, bool],
+) -> jax.Array:  # fmt: skip
   # Heads first, so that the products are plain batched ones: an einsum of the given
   # layout costs twice as much on a CPU.
   heads = lambda x: axes.constrain(x.swapaxes(1, 2), "free", "heads", "free", "free")
+  if key_positions is not None:
+    bias = _position_bias(q, key_positions, *how)
   q, k, v = heads(q), heads(k), heads(v)
   logits = _dots(q, k) * scale
   if bias is not None:
     logits = logits + bias
-  weights = _softmax(logits).astype(v.dtype)
+  weights = _softmax(logits, -1).astype(v.dtype)
   out = weights @ v
   if value_positions is not None:
     out = out + jnp.einsum("nhqk,qkd->nhqd", weights, value_positions.astype(v.dtype))
@@ -72,18 +114,18 @@ def _dots_jvp(primals, tangents):
   return _dots(q, k), change.astype(jnp.float32)
 
 
-@jax.custom_jvp
-def _softmax(x: jax.Array) -> jax.Array:
-  """Over the last axis. Its gradient needs the result alone, and so keeps one [Q,K]
-  array a layer, where differentiating `jax.nn.softmax` keeps three."""
-  e = jnp.exp(x - x.max(-1, keepdims=True))
-  return e / e.sum(-1, keepdims=True)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _softmax(x: jax.Array, axis: int) -> jax.Array:
+  """Its gradient needs the result alone, and so keeps one [Q,K] array a layer, where
+  differentiating `jax.nn.softmax` keeps three."""
+  e = jnp.exp(x - x.max(axis, keepdims=True))
+  return e / e.sum(axis, keepdims=True)
 
 
 @_softmax.defjvp
-def _softmax_jvp(primals, tangents):
-  y, dx = _softmax(primals[0]), tangents[0]
-  return y, y * (dx - (y * dx).sum(-1, keepdims=True))
+def _softmax_jvp(axis, primals, tangents):
+  y, dx = _softmax(primals[0], axis), tangents[0]
+  return y, y * (dx - (y * dx).sum(axis, keepdims=True))
 
 
 def relative_positions(table: jax.Array, queries: int, keys: int) -> jax.Array:
@@ -102,21 +144,10 @@ def relative_positions(table: jax.Array, queries: int, keys: int) -> jax.Array:
   return jnp.asarray(table)[np.clip(distance, -reach, reach) + reach]
 
 
-def position_bias(
-  q: jax.Array, key_positions: jax.Array, scale: float, *, transposed: bool
+def _position_bias(
+  q: jax.Array, key_positions: jax.Array, scale: float, transposed: bool
 ) -> jax.Array:
-  """The logits' bias from relative positions of the keys, [N,H,Q,K] float32.
-
-  Shaw et al. 2018, equation 4, adds q_i . R[i,j]. `transposed` instead adds
-  q_j . R[j,i], the mistake that released LVDM weights were trained with; it asks
-  for as many queries as keys.
-
-  Args:
-    q: [N,Q,H,D] queries, not scaled.
-    key_positions: [Q,K,D].
-    scale: factor of the dot products.
-    transposed: see above.
-  """
+  """What Positions.keys [Q,K,D] add to logits of queries q [N,Q,H,D]: [N,H,Q,K]."""
   positions = key_positions.astype(q.dtype)
   form = "njhd,jid->nhij" if transposed else "nihd,ijd->nhij"
   return scale * jnp.einsum(form, q, positions).astype(jnp.float32)

@@ -128,6 +128,30 @@ def gathered(kernel: jax.Array, layer: str | None) -> jax.Array:
   return kernel
 
 
+def row_parts() -> int:
+  """Into how many pieces the mesh cuts rows of batch and pixels; 1 without one."""
+  return math.prod(_mesh_sizes().get(axis, 1) for axis in MEANING["rows"])
+
+
+def in_steps(x: jax.Array, at_once: int) -> jax.Array:
+  """[N,...] -> [steps,n,...]: each step has `at_once` rows of every device.
+
+  Data stay where they are; undo with `from_steps`. A device's rows are a multiple of
+  `at_once`.
+  """
+  parts, rest = row_parts(), x.shape[1:]
+  x = x.reshape(parts, -1, at_once, *rest).swapaxes(0, 1)
+  x = x.reshape(-1, parts * at_once, *rest)
+  return constrain(x, "whole", "rows", *("free",) * len(rest))
+
+
+def from_steps(x: jax.Array) -> jax.Array:
+  """[steps,n,...] -> [N,...]: the inverse of `in_steps`."""
+  parts, rest = row_parts(), x.shape[2:]
+  x = x.reshape(len(x), parts, -1, *rest).swapaxes(0, 1).reshape(-1, *rest)
+  return constrain(x, "rows", *("free",) * len(rest))
+
+
 def fold(x: jax.Array) -> jax.Array:
   """[B,T,...] -> [B*T,...] without moving data between devices; undo with `unfold`.
 

@@ -3,11 +3,17 @@
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 import pytest
 
+from lamd_jax import ahead
 from lamd_jax.interchange import fill
 from lamd_jax.ops import attention
+from lamd_jax.ops import attention_row_by_row
+from lamd_jax.ops import attention_rows_last
+from lamd_jax.ops import axes
+from lamd_jax.training import sharding
 
 
 @pytest.fixture(scope="module")
@@ -48,25 +54,128 @@ def test_relative_attention_as_recorded_is_the_transposed_form(recorded):
   q, k, v = _heads(recorded["qkv"])
 
   def run(transposed):
-    bias = attention.position_bias(
-      q, recorded["k_rp"], 6**-0.25, transposed=transposed
+    positions = attention.Positions(
+      recorded["k_rp"], recorded["v_rp"], 6**-0.25, transposed
     )
-    positions = recorded["v_rp"]
-    return _channels(
-      attention.attention(q, k, v, 6**-0.5, bias=bias, value_positions=positions)
-    )
+    return _channels(attention.attention(q, k, v, 6**-0.5, positions=positions))
 
   np.testing.assert_allclose(run(True), recorded["qkv_attn_rp"], atol=2e-6)
   assert np.abs(run(False) - recorded["qkv_attn_rp"]).max() > 0.1
 
 
-def test_corrected_bias_is_equation_4_of_shaw():
+def _with_positions(rows):
+  """Queries, keys, values [rows,3,2,4] and positions [3,3,4]."""
   rng = np.random.default_rng(0)
-  q = rng.standard_normal((1, 3, 2, 4)).astype(np.float32)
-  positions = rng.standard_normal((3, 3, 4)).astype(np.float32)
-  bias = attention.position_bias(q, positions, 0.5, transposed=False)
-  expected = 0.5 * q[0, 1, 1] @ positions[1, 2]  # query 1, head 1, key 2
-  np.testing.assert_allclose(bias[0, 1, 1, 2], expected, rtol=1e-5)
+  qkv = [rng.standard_normal((rows, 3, 2, 4), np.float32) for _ in range(3)]
+  return qkv, [rng.standard_normal((3, 3, 4), np.float32) for _ in range(2)]
+
+
+def test_corrected_positions_are_equations_3_and_4_of_shaw():
+  (q, k, v), (keys, values) = _with_positions(1)
+  positions = attention.Positions(keys, values, 0.3, False)
+  found = attention.attention(q, k, v, 0.5, positions=positions)
+  query = q[0, 1, 1]  # query 1, head 1
+  logits = [0.5 * query @ k[0, j, 1] + 0.3 * query @ keys[1, j] for j in range(3)]
+  weights = np.exp(logits) / np.exp(logits).sum()
+  expected = sum(weights[j] * (v[0, j, 1] + values[1, j]) for j in range(3))
+  np.testing.assert_allclose(found[0, 1, 1], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("transposed", [None, False, True])
+def test_both_forms_are_one_function(transposed):
+  """Values and all gradients, in float32."""
+  qkv, tables = _with_positions(5)
+  seen = np.random.default_rng(1).standard_normal(qkv[0].shape, np.float32)
+  tables = tables if transposed is not None else [None, None]
+  how = dict(scale=0.5, position_scale=0.3, transposed=bool(transposed))
+
+  def rows_last(qkv, tables):
+    softmax = attention._softmax
+    return attention_rows_last.attention(*qkv, *tables, **how, softmax=softmax)
+
+  def matrices(qkv, tables):
+    positions = None
+    if tables[0] is not None:
+      positions = attention.Positions(*tables, 0.3, transposed)
+    return attention.attention(*qkv, 0.5, positions=positions)
+
+  np.testing.assert_allclose(
+    rows_last(qkv, tables), matrices(qkv, tables), rtol=1e-5, atol=1e-6
+  )
+  ours, theirs = (
+    jax.tree.leaves(jax.grad(lambda *x: (seen * f(*x)).sum(), (0, 1))(qkv, tables))
+    for f in (rows_last, matrices)
+  )
+  assert len(ours) == (3 if transposed is None else 5)
+  for a, b in zip(ours, theirs, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ["platform", "rows", "length", "products", "loops"],
+  [
+    ("tpu", 1024, 4, 0, 0), ("tpu", 1023, 4, 2, 0), ("tpu", 1024, 33, 2, 0),
+    ("tpu", 17, 1024, 2, 1), ("tpu", 16, 1024, 2, 0),
+    *((other, *shape, 2, 0) for other in ("cpu", "cuda")
+      for shape in ((1024, 4), (17, 1024))),
+  ],
+)  # fmt: skip
+def test_the_platform_of_the_program_chooses_the_form(
+  platform, rows, length, products, loops
+):
+  x = jax.ShapeDtypeStruct((rows, length, 2, 4), jnp.bfloat16)
+  run = jax.jit(lambda q, k, v: attention.attention(q, k, v, 0.5))
+  text = run.trace(x, x, x).lower(lowering_platforms=(platform,)).as_text()
+  assert text.count("dot_general") == products
+  assert text.count("stablehlo.while") == loops
+
+
+def _by_rows(queries, keys):
+  """Queries, keys, values and what is seen of the result; 16 rows."""
+  rng = np.random.default_rng(0)
+  shape = lambda length: (16, length, 2, 4)
+  return [rng.standard_normal(shape(n), np.float32) for n in (queries, keys, keys, queries)]
+
+
+@pytest.mark.parametrize(["queries", "keys"], [(6, 6), (5, 9)])
+@pytest.mark.parametrize("at_once", [1, 3, 16])
+def test_row_by_row_is_the_same_function(monkeypatch, queries, keys, at_once):
+  # One row: 5 or 6 queries, 2 heads, a tile of 128 keys, 4 bytes.
+  monkeypatch.setattr(attention_row_by_row, "_AT_ONCE", at_once * 4 * queries * 2 * 128)
+  *qkv, seen = _by_rows(queries, keys)
+  ours = lambda *qkv: attention_row_by_row.attention(*qkv, 0.5)
+  theirs = lambda *qkv: attention.attention(*qkv, 0.5)
+  np.testing.assert_allclose(ours(*qkv), theirs(*qkv), rtol=1e-5, atol=1e-6)
+  found = [jax.grad(lambda *x: (seen * f(*x)).sum(), (0, 1, 2))(*qkv) for f in (ours, theirs)]
+  for a, b in zip(*found, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("cut", ["dp", "frames", "data=2,fsdp=2,tensor=2"])
+def test_each_device_goes_through_its_own_rows(monkeypatch, cut):
+  monkeypatch.setattr(attention_row_by_row, "_AT_ONCE", 0)  # a row at once
+  mesh = sharding.make_mesh(cut)
+  *qkv, seen = _by_rows(6, 6)
+  f = lambda *x: (x[3] * attention_row_by_row.attention(*x[:3], 0.5)).sum(1)
+  g = lambda *x: (f(*x), jax.vjp(f, *x)[1](x[3].sum(1))[:3])
+  rows = NamedSharding(mesh, PartitionSpec(axes.MEANING["rows"], None, "tensor"))
+  with jax.set_mesh(mesh):
+    placed = [jax.device_put(x, rows) for x in (*qkv, seen)]
+    program = jax.jit(g).lower(*placed).compile()
+    found = program(*placed)
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(g(*qkv, seen)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+  assert ahead.collectives(program.as_text()) == {}
+
+
+def test_what_is_computed_anew_is_the_backward_pass_alone():
+  """With rematerialisation that keeps convolutions, exp runs twice and not three times."""
+  *qkv, _ = _by_rows(6, 6)
+  f = lambda *x: attention_row_by_row.attention(*x, 0.5)
+  policy = jax.checkpoint_policies.save_only_these_names("conv")
+  for wrapped, times in ((jax.checkpoint(f, policy=policy), 2), (jax.checkpoint(f), 3)):
+    program = jax.make_jaxpr(jax.grad(lambda *x: wrapped(*x).sum(), (0, 1, 2)))(*qkv)
+    assert str(program).count(" exp ") == times
 
 
 def test_softmax_is_in_float32():
