@@ -18,24 +18,9 @@ import jax.numpy as jnp
 
 from lamd_jax.nn import initializers
 from lamd_jax.ops import axes
-from lamd_jax.ops import conv as conv_ops
+from lamd_jax.ops import conv_repeated
 
 Triple = tuple[int, int, int]
-
-
-def replicate_pad(x: jax.Array, kernel: Triple, stride: Triple) -> jax.Array:
-  """Repeats the border of x [B,T,H,W,C] by kernel - stride in t, h and w."""
-  # jnp.pad(mode="edge") pads the other axes by nothing, but its gradient then adds
-  # whole arrays of zeros: an eighth more memory in a training step.
-  for axis, (k, s) in enumerate(zip(kernel, stride), 1):
-    length = x.shape[axis]
-    first, last = ((0, (k - s + 1) // 2), (length - 1, (k - s) // 2))
-    edges = [
-      jnp.repeat(jax.lax.slice_in_dim(x, at, at + 1, axis=axis), count, axis)
-      for at, count in (first, last)
-    ]
-    x = jnp.concatenate([edges[0], x, edges[1]], axis) if k > s else x
-  return x
 
 
 class SamePadConv(nn.Module):
@@ -50,8 +35,7 @@ class SamePadConv(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     fan_in = math.prod(self.kernel) * x.shape[-1]
     kernel, bias = _params(self, x.shape[-1], fan_in)
-    x = replicate_pad(x.astype(self.dtype), self.kernel, self.stride)
-    return conv_ops.conv(x, kernel, self.stride) + bias
+    return conv_repeated.conv(x.astype(self.dtype), kernel, bias, self.stride)
 
 
 class SamePadConvTranspose(nn.Module):
@@ -71,8 +55,8 @@ class SamePadConvTranspose(nn.Module):
     # PyTorch reads the fan off axis 1, which in a transposed weight are the outputs.
     fan_in = math.prod(self.kernel) * self.features
     kernel, bias = _params(self, x.shape[-1], fan_in)
-    x = replicate_pad(x.astype(self.dtype), self.kernel, self.stride)
-    return conv_ops.conv_transpose(x, kernel, self.stride) + bias
+    x = x.astype(self.dtype)
+    return conv_repeated.conv_transpose(x, kernel, bias, self.stride)
 
 
 def _params(

@@ -9,6 +9,7 @@ import pytest
 from lamd_jax.interchange import fill
 from lamd_jax.interchange import keys
 from lamd_jax.nn import same_pad_conv
+from lamd_jax.ops import conv_repeated
 
 # name in lvdm_ops.npz -> kernel, stride
 CONVS = {
@@ -65,9 +66,9 @@ def test_same_pad_conv_transpose(recorded, name):
 
 def test_padding_repeats_the_border_more_in_front():
   x = jnp.arange(1.0, 4.0).reshape(1, 3, 1, 1, 1)
-  padded = same_pad_conv.replicate_pad(x, (4, 1, 1), (1, 1, 1))
+  padded = conv_repeated.replicate_pad(x, (4, 1, 1), (1, 1, 1))
   np.testing.assert_array_equal(padded.ravel(), [1, 1, 1, 2, 3, 3])
-  assert same_pad_conv.replicate_pad(x, (4, 1, 1), (2, 1, 1)).shape[1] == 5
+  assert conv_repeated.replicate_pad(x, (4, 1, 1), (2, 1, 1)).shape[1] == 5
 
 
 def test_initial_half_widths_are_pytorchs():

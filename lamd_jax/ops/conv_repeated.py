@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convolutions over clips whose border is repeated, plain and transposed.
+
+A convolution can pad zeros by itself; repeating the border takes a copy of the clip, of
+which a TPU moves gigabytes at full resolution, in tiles that few channels fill to a
+quarter. There zeros are padded, and what the border's rows and columns add is computed
+from them alone, at the outermost rows and columns of the result. Other platforms copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import functools
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from lamd_jax.ops import axes
+from lamd_jax.ops import conv as conv_ops
+
+Triple = tuple[int, int, int]
+_HEIGHT, _WIDTH = 2, 3  # axes of a clip
+
+
+def replicate_pad(x: jax.Array, kernel: Triple, stride: Triple) -> jax.Array:
+  """Repeats the border of x [B,T,H,W,C] by kernel - stride in t, h and w."""
+  # jnp.pad(mode="edge") pads the other axes by nothing, but its gradient then adds
+  # whole arrays of zeros: an eighth more memory in a training step.
+  for axis, (k, s) in enumerate(zip(kernel, stride), 1):
+    length = x.shape[axis]
+    first, last = ((0, _borders(k, s)[0]), (length - 1, _borders(k, s)[1]))
+    edges = [
+      jnp.repeat(jax.lax.slice_in_dim(x, at, at + 1, axis=axis), count, axis)
+      for at, count in (first, last)
+    ]
+    x = jnp.concatenate([edges[0], x, edges[1]], axis) if k > s else x
+  return x
+
+
+def conv(
+  x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: Triple
+) -> jax.Array:
+  """[B,T,H,W,I] -> [B,T/st,H/sh,W/sw,O]; kernel [kt,kh,kw,I,O], bias [O]."""
+  return _conv(x, kernel, bias, stride, conv_ops.conv, "stride")
+
+
+def conv_transpose(
+  x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: Triple
+) -> jax.Array:
+  """[B,T,H,W,I] -> [B,T*st,H*sh,W*sw,O]; kernel as of `ops.conv.conv_transpose`."""
+  return _conv(x, kernel, bias, stride, conv_ops.conv_transpose, "dilation")
+
+
+def _conv(
+  x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: Triple,
+  of_padded: Callable[..., jax.Array], step: str,
+) -> jax.Array:  # fmt: skip
+  padded = lambda x, kernel, bias: (
+    of_padded(replicate_pad(x, kernel.shape[:3], stride), kernel, stride) + bias
+  )
+  pads = [_borders(k, s) for k, s in zip(kernel.shape[1:3], stride[1:])]
+  # XLA mistakes convolutions over an axis that the mesh cuts: see `ops.conv`.
+  if axes.frame_parts() > 1 or not any(map(any, pads)) or max(map(max, pads)) > 1:
+    return padded(x, kernel, bias)
+  unpadded = functools.partial(_unpadded, stride=stride, step=step)
+  return lax.platform_dependent(x, kernel, bias, tpu=unpadded, default=padded)
+
+
+def _borders(kernel: int, stride: int) -> tuple[int, int]:
+  """How often the border is repeated, before and after."""
+  return (kernel - stride + 1) // 2, (kernel - stride) // 2
+
+
+def _unpadded(
+  x: jax.Array, kernel: jax.Array, bias: jax.Array, *, stride: Triple, step: str
+) -> jax.Array:
+  """Zeros around, then what the border adds; it is one pixel wide at most."""
+  run = functools.partial(conv_ops.plain, **{step: stride})
+  height, width = (_borders(k, s) for k, s in zip(kernel.shape[1:3], stride[1:]))
+  # A transposed convolution pads what it has dilated.
+  zeros = lambda pads, axis: tuple(n * (stride[axis] if step == "dilation" else 1) for n in pads)
+  down, across, none = zeros(height, 1), zeros(width, 2), (0, 0)
+  # In time there are whole frames to repeat, on an axis that no tile holds.
+  x = replicate_pad(x, (kernel.shape[0], 1, 1), (stride[0], 1, 1))
+  # The bias here and not at the end, or it is a pass of its own.
+  out = run(x, kernel, padding=(none, down, across)) + bias
+  for axis, pads in ((_HEIGHT, height), (_WIDTH, width)):
+    for last in (side for side in (False, True) if pads[side]):
+      border = _edge(x, axis, last)
+      padding = (none, down, none)
+      if axis == _HEIGHT:  # corners are the rows'
+        border = replicate_pad(border, (1, 1, kernel.shape[2]), (1, 1, stride[2]))
+        padding = (none, none, none)
+      added = run(border, _edge(kernel, axis - 1, last), padding=padding)
+      place = out.shape[axis] - 1 if last else 0
+      added += _edge(out, axis, last)
+      out = lax.dynamic_update_slice_in_dim(out, added, place, axis)
+  return out
+
+
+def _edge(x: jax.Array, axis: int, last: bool) -> jax.Array:
+  at = x.shape[axis] - 1 if last else 0
+  return lax.slice_in_dim(x, at, at + 1, axis=axis)

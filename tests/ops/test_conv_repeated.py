@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The form for TPUs is the same function as the one that copies; so are its gradients.
+
+What that one gives is compared with the reference in tests/nn/test_same_pad_conv.py.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lamd_jax.ops import conv_repeated
+
+PLAIN = [((3, 3, 3), (1, 1, 1)), ((3, 3, 3), (2, 2, 2)), ((4, 4, 4), (2, 2, 2)),
+         ((4, 4, 4), (1, 2, 2)), ((3, 3, 3), (1, 1, 2)), ((1, 3, 2), (1, 1, 1))]  # fmt: skip
+TRANSPOSED = [((4, 4, 4), (2, 2, 2)), ((4, 4, 4), (1, 2, 2))]
+CASES = [
+  *(("stride", conv_repeated.conv, *case) for case in PLAIN),
+  *(("dilation", conv_repeated.conv_transpose, *case) for case in TRANSPOSED),
+]
+
+
+def _arrays(kernel):
+  generator = np.random.default_rng(0)
+  draw = lambda *shape: jnp.asarray(generator.standard_normal(shape, np.float32))
+  return draw(2, 4, 6, 8, 3), draw(*kernel, 3, 5), draw(5)
+
+
+@pytest.mark.parametrize(["step", "conv", "kernel", "stride"], CASES)
+def test_unpadded_is_the_same_function(step, conv, kernel, stride):
+  arrays = _arrays(kernel)
+  unpadded = lambda *x: conv_repeated._unpadded(*x, stride=stride, step=step)
+  padded = lambda *x: conv(*x, stride)
+  expected = padded(*arrays)
+  np.testing.assert_allclose(unpadded(*arrays), expected, rtol=1e-4, atol=1e-4)
+  seen = np.random.default_rng(1).standard_normal(expected.shape, np.float32)
+  found = [
+    jax.grad(lambda *x: (seen * f(*x)).sum(), (0, 1, 2))(*arrays)
+    for f in (unpadded, padded)
+  ]
+  for a, b in zip(*found, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda", "cpu"])
+@pytest.mark.parametrize(["step", "conv", "kernel", "stride"], CASES)
+def test_for_tpus_height_and_width_are_not_copied(platform, step, conv, kernel, stride):
+  del step
+  program = jax.jit(lambda *x: conv(*x, stride))
+  text = program.trace(*_arrays(kernel)).lower(lowering_platforms=(platform,)).as_text()
+  padded = 6 + kernel[1] - stride[1]
+  copies = [line for line in text.splitlines() if "stablehlo.concatenate" in line
+            and f"x{padded}x8x3x" in line.split("->")[-1]]  # fmt: skip
+  assert bool(copies) == (platform != "tpu")
+
+
+def test_wider_borders_are_copied_everywhere():
+  program = jax.jit(lambda *x: conv_repeated.conv_transpose(*x, (2, 1, 1)))
+  text = program.trace(*_arrays((4, 4, 4))).lower(lowering_platforms=("tpu",)).as_text()
+  assert "x9x8x3x" in text
