@@ -13,6 +13,10 @@ import pytest
 from lamd_jax import ahead
 from lamd_jax.errors import ConfigError
 from lamd_jax.nn import layers
+from lamd_jax.ops import attention
+from lamd_jax.ops import attention_row_by_row
+from lamd_jax.ops import attention_rows_last
+from lamd_jax.ops import axes
 from lamd_jax.training import sharding
 
 needs_cuda = pytest.mark.skipif(
@@ -162,3 +166,27 @@ def test_a_product_is_compiled_for_a_gpu_node_without_one():
   assert found.arguments == (1024 * 4096 + 4096 * 4096) // 8 * 4
   assert found.needed >= found.arguments
   assert found.collectives["all-gather"][0] >= 1
+
+
+@needs_libtpu
+@pytest.mark.parametrize(["rows", "length", "times"], [(2048, 16, 3), (16, 1024, 4)])
+def test_attention_over_rows_takes_little_memory_and_no_exchange(
+  monkeypatch, rows, length, times
+):
+  """Between frames, then between pixels: so much less than by matrix products."""
+  topology = "v5e:2x2"
+  mesh = sharding.make_mesh("dp", ahead.devices(topology))
+  cut = NamedSharding(mesh, PartitionSpec(axes.MEANING["rows"]))
+  x = jax.ShapeDtypeStruct((4 * rows, length, 8, 16), jnp.bfloat16, sharding=cut)
+
+  def compiled():
+    loss = lambda *qkv: attention.attention(*qkv, 0.25).astype(jnp.float32).sum()
+    with jax.set_mesh(mesh):
+      program = jax.jit(jax.grad(loss, (0, 1, 2)), out_shardings=cut)
+      return ahead.compile_program(program, [x] * 3, topology)
+
+  ours = compiled()
+  assert not ours.collectives
+  for form in (attention_row_by_row, attention_rows_last):
+    monkeypatch.setattr(form, "fits", lambda *_: False)
+  assert compiled().needed > times * ours.needed

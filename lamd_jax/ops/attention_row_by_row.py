@@ -20,13 +20,12 @@ import jax.numpy as jnp
 from lamd_jax.ops import axes
 
 _AT_ONCE = 32 << 20  # bytes of logits; TPUs have 128 MiB of their own memory
-_LARGE = 4 * _AT_ONCE  # of all logits of a device; fewer may stay there as they are
 
 
 def fits(q: jax.Array, k: jax.Array) -> bool:
   """Whether this form is for queries q [N,Q,H,D] and keys k [N,K,H,D]."""
   rows, rest = divmod(q.shape[0], axes.row_parts())
-  return not rest and rows * _row_bytes(q, k) > _LARGE
+  return not rest and rows * _row_bytes(q, k) > _AT_ONCE
 
 
 def _row_bytes(q: jax.Array, k: jax.Array) -> int:
