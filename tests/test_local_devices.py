@@ -22,7 +22,8 @@ def models():
 
 @pytest.mark.parametrize(
   ["count", "each", "expected"],
-  [(1, 16, 1), (3, 16, 3), (8, 16, 8), (9, 16, 16), (16, 1, 8), (100, 4, 32), (20, 4, 24)],
+  [(1, 16, 1), (3, 16, 3), (8, 16, 8), (9, 16, 16), (16, 1, 8), (100, 4, 32),
+   (20, 4, 24)],  # fmt: skip
 )
 def test_rows_at_once_are_as_many_on_each_device(count, each, expected):
   assert LocalDevices({}, "dp").at_once(count, each) == expected  # of 8 devices

@@ -79,8 +79,11 @@ def _unpadded(
   run = functools.partial(conv_ops.plain, **{step: stride})
   height, width = (_borders(k, s) for k, s in zip(kernel.shape[1:3], stride[1:]))
   # A transposed convolution pads what it has dilated.
-  zeros = lambda pads, axis: tuple(n * (stride[axis] if step == "dilation" else 1) for n in pads)
-  down, across, none = zeros(height, 1), zeros(width, 2), (0, 0)
+  wide = stride if step == "dilation" else (1, 1, 1)
+  down, across = (
+    tuple(n * wide[axis] for n in pads) for axis, pads in ((1, height), (2, width))
+  )
+  none = (0, 0)
   # In time there are whole frames to repeat, on an axis that no tile holds.
   x = replicate_pad(x, (kernel.shape[0], 1, 1), (stride[0], 1, 1))
   # The bias here and not at the end, or it is a pass of its own.

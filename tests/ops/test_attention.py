@@ -134,7 +134,8 @@ def _by_rows(queries, keys):
   """Queries, keys, values and what is seen of the result; 16 rows."""
   rng = np.random.default_rng(0)
   shape = lambda length: (16, length, 2, 4)
-  return [rng.standard_normal(shape(n), np.float32) for n in (queries, keys, keys, queries)]
+  lengths = (queries, keys, keys, queries)
+  return [rng.standard_normal(shape(n), np.float32) for n in lengths]
 
 
 @pytest.mark.parametrize(["queries", "keys"], [(6, 6), (5, 9)])
@@ -146,7 +147,9 @@ def test_row_by_row_is_the_same_function(monkeypatch, queries, keys, at_once):
   ours = lambda *qkv: attention_row_by_row.attention(*qkv, 0.5)
   theirs = lambda *qkv: attention.attention(*qkv, 0.5)
   np.testing.assert_allclose(ours(*qkv), theirs(*qkv), rtol=1e-5, atol=1e-6)
-  found = [jax.grad(lambda *x: (seen * f(*x)).sum(), (0, 1, 2))(*qkv) for f in (ours, theirs)]
+  found = [
+    jax.grad(lambda *x: (seen * f(*x)).sum(), (0, 1, 2))(*qkv) for f in (ours, theirs)
+  ]
   for a, b in zip(*found, strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
@@ -173,7 +176,8 @@ def test_what_is_computed_anew_is_the_backward_pass_alone():
   *qkv, _ = _by_rows(6, 6)
   f = lambda *x: attention_row_by_row.attention(*x, 0.5)
   policy = jax.checkpoint_policies.save_only_these_names("conv")
-  for wrapped, times in ((jax.checkpoint(f, policy=policy), 2), (jax.checkpoint(f), 3)):
+  for how, times in ({"policy": policy}, 2), ({}, 3):
+    wrapped = jax.checkpoint(f, **how)
     program = jax.make_jaxpr(jax.grad(lambda *x: wrapped(*x).sum(), (0, 1, 2)))(*qkv)
     assert str(program).count(" exp ") == times
 
