@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 import contextlib
-import functools
 from typing import Any
 
 import jax
@@ -29,8 +28,7 @@ class LocalDevices:
     devices = jax.local_devices()
     self._devices = devices[:1] if preset == "one" else devices
     self._weights = weights
-    # The copy on the first device is the one that is there already.
-    self._copied = functools.lru_cache(maxsize=1)(self._copy)
+    self._copied: tuple[Any, ...] = (None, [], None)  # mesh, of which arrays, copies
 
   def at_once(self, count: int, each: int) -> int:
     """Returns how many rows to compute at once, for `count` in all.
@@ -53,9 +51,9 @@ class LocalDevices:
     if devices == 1:
       yield self._weights, rows
       return
-    mesh, weights = self._copied(devices)
+    mesh = sharding.make_mesh("dp", self._devices[:devices])
     with jax.set_mesh(mesh):
-      yield weights, jax.device_put(rows, sharding.batch_sharding(mesh))
+      yield self._copies(mesh), jax.device_put(rows, sharding.batch_sharding(mesh))
 
   def in_chunks(
     self, run: Callable[[Tree, Tree], jax.Array], rows: Tree, each: int
@@ -72,6 +70,13 @@ class LocalDevices:
         done.append(np.asarray(run(weights, part))[: count - start])
     return np.concatenate(done)
 
-  def _copy(self, devices: int) -> tuple[Mesh, Tree]:
-    mesh = sharding.make_mesh("dp", self._devices[:devices])
-    return mesh, jax.device_put(self._weights, sharding.replicated(mesh))
+  def _copies(self, mesh: Mesh) -> Tree:
+    """The weights on all devices of `mesh`; made anew if someone has exchanged some."""
+    before, of, copies = self._copied
+    leaves = jax.tree.leaves(self._weights)
+    same = len(of) == len(leaves) and all(a is b for a, b in zip(of, leaves))
+    if before != mesh or not same:
+      # What is there already, on the first device, is not copied.
+      copies = jax.device_put(self._weights, sharding.replicated(mesh))
+      self._copied = (mesh, leaves, copies)
+    return copies

@@ -81,6 +81,15 @@ def test_each_device_computes_its_rows_alone(models):
   assert shares == dict.fromkeys(range(8), 2)
 
 
+def test_exchanged_weights_are_noticed():
+  weights = {"a": jax.numpy.zeros(2)}
+  devices = LocalDevices(weights, "dp")
+  read = lambda: devices.in_chunks(lambda w, x: x + w["a"], np.zeros((8, 2)), 1)
+  assert not read().any()
+  weights["a"] = jax.numpy.ones(2)
+  assert read().all()
+
+
 def test_one_clip_leaves_the_other_devices_free(models):
   _, model = models
   with model.devices.placed(np.zeros((1, 2))) as (weights, _):
