@@ -21,6 +21,7 @@ import numpy as np
 from lamd_jax.ops import attention_row_by_row
 from lamd_jax.ops import attention_rows_last
 from lamd_jax.ops import axes
+from lamd_jax.ops.softmax import softmax
 
 
 class Positions(NamedTuple):
@@ -67,7 +68,7 @@ def attention(
   if bias is None and attention_rows_last.fits(q, k):
     tpu = functools.partial(
       attention_rows_last.attention, scale=scale, position_scale=how[0],
-      transposed=how[1], softmax=_softmax,
+      transposed=how[1],
     )  # fmt: skip
   elif bias is None and positions is None and attention_row_by_row.fits(q, k):
     tpu = lambda q, k, v, *_: attention_row_by_row.attention(q, k, v, scale)
@@ -90,7 +91,7 @@ def _by_matrices(
   logits = _dots(q, k) * scale
   if bias is not None:
     logits = logits + bias
-  weights = _softmax(logits, -1).astype(v.dtype)
+  weights = softmax(logits, -1).astype(v.dtype)
   out = weights @ v
   if value_positions is not None:
     out = out + jnp.einsum("nhqk,qkd->nhqd", weights, value_positions.astype(v.dtype))
@@ -112,20 +113,6 @@ def _dots_jvp(primals, tangents):
   (q, k), (dq, dk) = primals, tangents
   change = dq @ k.swapaxes(2, 3) + q @ dk.swapaxes(2, 3)
   return _dots(q, k), change.astype(jnp.float32)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _softmax(x: jax.Array, axis: int) -> jax.Array:
-  """Its gradient needs the result alone, and so keeps one [Q,K] array a layer, where
-  differentiating `jax.nn.softmax` keeps three."""
-  e = jnp.exp(x - x.max(axis, keepdims=True))
-  return e / e.sum(axis, keepdims=True)
-
-
-@_softmax.defjvp
-def _softmax_jvp(axis, primals, tangents):
-  y, dx = _softmax(primals[0], axis), tangents[0]
-  return y, y * (dx - (y * dx).sum(axis, keepdims=True))
 
 
 def relative_positions(table: jax.Array, queries: int, keys: int) -> jax.Array:

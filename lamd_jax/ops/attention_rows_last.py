@@ -11,12 +11,11 @@ memory (benchmarks/NOTES.md, 16). What the numbers are: `attention.attention`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
 from lamd_jax.ops import axes
+from lamd_jax.ops.softmax import softmax
 
 _MOST_FRAMES = 32  # each query frame is compiled by itself
 _FEWEST_ROWS = 1024  # of a device; fewer fit the TPU's own memory, tiles filled or not
@@ -39,7 +38,6 @@ def attention(
   scale: float,
   position_scale: float,
   transposed: bool,
-  softmax: Callable[[jax.Array, int], jax.Array],
 ) -> jax.Array:
   """As `attention.attention`, for as many queries as keys; computes in float32.
 
@@ -52,7 +50,6 @@ def attention(
     scale: of the dot products.
     position_scale: of those with key_positions.
     transposed: see `attention.Positions`.
-    softmax: over the given axis.
   """
   dtype = v.dtype
   queries, keys, values = (_rows_last(x).astype(jnp.float32) for x in (q, k, v))

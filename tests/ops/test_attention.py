@@ -90,8 +90,7 @@ def test_both_forms_are_one_function(transposed):
   how = dict(scale=0.5, position_scale=0.3, transposed=bool(transposed))
 
   def rows_last(qkv, tables):
-    softmax = attention._softmax
-    return attention_rows_last.attention(*qkv, *tables, **how, softmax=softmax)
+    return attention_rows_last.attention(*qkv, *tables, **how)
 
   def matrices(qkv, tables):
     positions = None
