@@ -13,7 +13,7 @@ from lamd_jax.interchange import keys
 from lamd_jax.interchange import lvdm_autoencoder
 from lamd_jax.networks import video_autoencoder
 from lamd_jax.nn import initializers
-from lamd_jax.nn import same_pad_conv
+from lamd_jax.ops import conv_repeated
 
 VideoAutoencoder = video_autoencoder.VideoAutoencoder
 
@@ -65,7 +65,7 @@ def test_zeros_at_the_border_would_show(monkeypatch):
     widths = [((k - s + 1) // 2, (k - s) // 2) for k, s in zip(kernel, stride)]
     return jnp.pad(x, ((0, 0), *widths, (0, 0)))
 
-  monkeypatch.setattr(same_pad_conv, "replicate_pad", zeros)
+  monkeypatch.setattr(conv_repeated, "replicate_pad", zeros)
   z = _encode_still_with_a_flash(28)
   assert np.abs(z[:, 0] - z[:, 1]).max() > 0.05 * z.std()
 
