@@ -53,7 +53,9 @@ class Model:
     """
     self.config = config
     self.weights = weights
-    self.devices = local_devices.LocalDevices(weights, config.train.mesh)
+    self.devices = local_devices.LocalDevices(
+      lambda: self.weights, config.train.mesh
+    )
     self.fps = pipeline.fps(config.data)
     dtype = precision.compute_dtype(config.train.compute)
     self.system = SYSTEMS[config.system](config, dtype)

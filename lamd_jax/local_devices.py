@@ -23,8 +23,8 @@ class LocalDevices:
   `train.mesh=one`, of small models, that is always so.
   """
 
-  def __init__(self, weights: Tree, preset: str):
-    """Args: the weights, on one device or on the host; `train.mesh`."""
+  def __init__(self, weights: Callable[[], Tree], preset: str):
+    """Args: gives the weights, on one device or on the host; `train.mesh`."""
     devices = jax.local_devices()
     self._devices = devices[:1] if preset == "one" else devices
     self._weights = weights
@@ -49,7 +49,7 @@ class LocalDevices:
     count = len(jax.tree.leaves(rows)[0])
     devices = max(n for n in range(1, len(self._devices) + 1) if count % n == 0)
     if devices == 1:
-      yield self._weights, rows
+      yield self._weights(), rows
       return
     mesh = sharding.make_mesh("dp", self._devices[:devices])
     with jax.set_mesh(mesh):
@@ -73,10 +73,11 @@ class LocalDevices:
   def _copies(self, mesh: Mesh) -> Tree:
     """The weights on all devices of `mesh`; made anew if someone has exchanged some."""
     before, of, copies = self._copied
-    leaves = jax.tree.leaves(self._weights)
+    weights = self._weights()
+    leaves = jax.tree.leaves(weights)
     same = len(of) == len(leaves) and all(a is b for a, b in zip(of, leaves))
     if before != mesh or not same:
       # What is there already, on the first device, is not copied.
-      copies = jax.device_put(self._weights, sharding.replicated(mesh))
+      copies = jax.device_put(weights, sharding.replicated(mesh))
       self._copied = (mesh, leaves, copies)
     return copies

@@ -26,8 +26,8 @@ def models():
    (20, 4, 24)],  # fmt: skip
 )
 def test_rows_at_once_are_as_many_on_each_device(count, each, expected):
-  assert LocalDevices({}, "dp").at_once(count, each) == expected  # of 8 devices
-  assert LocalDevices({}, "one").at_once(count, each) == min(count, each)
+  assert LocalDevices(dict, "dp").at_once(count, each) == expected  # of 8 devices
+  assert LocalDevices(dict, "one").at_once(count, each) == min(count, each)
 
 
 def _same(found, expected):
@@ -83,7 +83,7 @@ def test_each_device_computes_its_rows_alone(models):
 
 def test_exchanged_weights_are_noticed():
   weights = {"a": jax.numpy.zeros(2)}
-  devices = LocalDevices(weights, "dp")
+  devices = LocalDevices(lambda: weights, "dp")
   read = lambda: devices.in_chunks(lambda w, x: x + w["a"], np.zeros((8, 2)), 1)
   assert not read().any()
   weights["a"] = jax.numpy.ones(2)

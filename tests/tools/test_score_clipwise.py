@@ -234,7 +234,8 @@ def test_warp_error_and_training_neighbours(folder):
   title = "distance to the nearest training clip, grey levels"
   assert table["fakes"][title] > 1 < table["floor: training clips to the others"][title]
   copies = table["copies: training clips through an mp4 of ours"][title]
-  assert 0 < copies < 0.5 * table["floor: training clips to the others"][title]
+  # Clips of noise: an mp4 holds colours at half size, and they are interpolated back.
+  assert 0 < copies < 0.6 * table["floor: training clips to the others"][title]
   assert table["baseline: the mean of the training clips"][title] > 0
   given["fake"] = given["real"]
   _, table = _report(folder, "nearest_training", **given)
