@@ -77,7 +77,8 @@ class Videos(Protocol):
     """Returns frames [T,H,W,3] uint8 at the indices `frames` [T], non-decreasing.
 
     H and W are the source's own, or what `transforms.sides` allows; `size` is what the
-    clip will have, for sources that can render or decode at it. Raises any exception if the video is not as the index says.
+    clip will have, for sources that can render or decode at it. Raises any exception if
+    the video is not as the index says.
     """
 
 
