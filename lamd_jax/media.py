@@ -141,7 +141,10 @@ def add_h264(
   stream = container.add_stream("libx264", rate=frame_rate)
   stream.height, stream.width = height, width
   stream.pix_fmt = "yuv420p"
-  stream.options = {"crf": str(CRF), "preset": "medium", **options}
+  # `to_yuv` averages colours over two columns: they lie between them, which players
+  # that are not told take for the left one.
+  colours = {"x264-params": "chromaloc=1"}
+  stream.options = {"crf": str(CRF), "preset": "medium", **colours, **options}
   context = stream.codec_context
   context.color_primaries = context.color_trc = context.colorspace = 1  # BT.709
   context.color_range = ColorRange.MPEG

@@ -35,7 +35,7 @@ def test_mp4_keeps_colours_count_and_rate(tmp_path):
 
 
 def test_colours_are_those_of_the_standard(tmp_path):
-  """BT.709 of limited range, by its formula; H.264 has colours at even columns."""
+  """BT.709 of limited range, by its formula; untagged H.264 has colours at even columns."""
   generator = np.random.default_rng(0)
   smooth = lambda low, high, *shape: np.clip(
     np.kron(generator.uniform(low, high, shape), np.ones((8, 8))), low, high
@@ -45,7 +45,8 @@ def test_colours_are_those_of_the_standard(tmp_path):
     np.concatenate([y.ravel(), u.ravel(), v.ravel()]).reshape(96, 96), format="yuv420p"
   )
   with av.open(str(tmp_path / "a.mp4"), "w") as container:
-    stream = media.add_h264(container, media.rate(8), 64, 96, {"qp": "0"})  # lossless
+    untagged = {"qp": "0", "x264-params": "chromaloc=0"}  # and lossless
+    stream = media.add_h264(container, media.rate(8), 64, 96, untagged)
     container.mux([*stream.encode(frame), *stream.encode()])
   found = media.read_video(tmp_path / "a.mp4")[0][0]
 
@@ -63,6 +64,16 @@ def test_colours_are_those_of_the_standard(tmp_path):
   off = found - np.stack([red, green, blue], axis=-1)
   assert np.abs(off).max() < 2.5  # 43 at edges by FFmpeg's quick conversion
   assert np.abs(off.mean((0, 1))).max() < 0.1  # and 0.9 to 1.5 darker
+
+
+def test_colours_come_back_where_they_were(tmp_path):
+  """Averages of two columns, read where they lie, are the slope again."""
+  slope = np.clip(4 * np.arange(64), 4, 248)  # of 4 levels a pixel
+  clip = np.full((2, 32, 64, 3), 128, np.uint8)
+  clip[..., 0], clip[..., 2] = slope, slope[::-1]
+  media.encode_mp4(tmp_path / "a.mp4", clip, 8, {"qp": "0"})
+  off = media.read_video(tmp_path / "a.mp4")[0][:, :, 4:-4].astype(int) - clip[:, :, 4:-4]
+  assert np.abs(off.mean((0, 1, 2))).max() < 0.5  # half a pixel is two levels
 
 
 def test_mp4_pads_odd_sides(tmp_path):
