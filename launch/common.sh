@@ -30,6 +30,20 @@ run() {
   if ((DRY_RUN)); then show "$@"; else "$@"; fi
 }
 
+# present FLAG [VALUE]...: something must follow the flag.
+present() { [[ $# -gt 1 && $2 != -- ]] || fail "$1 wants a value; see the head of $0"; }
+
+# value FLAG [VALUE]...: likewise, and no flag; a script's own would be swallowed.
+value() {
+  present "$@"
+  [[ $2 != --* ]] || fail "$1 wants a value, $2 is a flag; see the head of $0"
+}
+
+# number VALUE FLAG LEAST: VALUE must be a whole number.
+number() {
+  [[ $1 =~ ^(0|[1-9][0-9]{0,5})$ && $1 -ge $3 ]] || fail "$2 $1: a whole number from $3 on"
+}
+
 # needs VALUE FLAG: VALUE must not be empty.
 needs() { [[ -n $1 ]] || fail "$2 is missing; see the head of $0"; }
 

@@ -20,13 +20,13 @@ name='' image='' accelerator='' topology='' hosts='' chips='' restarts=20 follow
 (($#)) || usage
 while (($#)); do
   case "$1" in
-    --name) name="$2" && shift ;;
-    --image) image="$2" && shift ;;
-    --accelerator) accelerator="$2" && shift ;;
-    --topology) topology="$2" && shift ;;
-    --hosts) hosts="$2" && shift ;;
-    --chips) chips="$2" && shift ;;
-    --restarts) restarts="$2" && shift ;;
+    --name) value "$@" && name="$2" && shift ;;
+    --image) value "$@" && image="$2" && shift ;;
+    --accelerator) value "$@" && accelerator="$2" && shift ;;
+    --topology) value "$@" && topology="$2" && shift ;;
+    --hosts) value "$@" && hosts="$2" && shift ;;
+    --chips) value "$@" && chips="$2" && shift ;;
+    --restarts) value "$@" && restarts="$2" && shift ;;
     --follow) follow=1 ;;
     --dry-run) DRY_RUN=1 ;;
     --help) usage 0 ;;
@@ -36,11 +36,16 @@ while (($#)); do
   shift
 done
 needs "$name" --name
+[[ $name =~ ^[a-z]([-a-z0-9]{0,30}[a-z0-9])?$ ]] \
+  || fail "--name $name: at most 32 of a-z, 0-9 and -, a letter first, no - last"
 needs "$image" --image
 needs "$accelerator" --accelerator
 needs "$topology" --topology
 needs "$hosts" --hosts
 needs "$chips" --chips
+number "$hosts" --hosts 1
+number "$chips" --chips 1
+number "$restarts" --restarts 0
 (($#)) || fail "no command after --"
 
 # Values reach the template by the environment and the command as JSON, which is YAML:

@@ -18,13 +18,14 @@ restarts=1000
 while (($#)); do
   case "$1" in
     --dry-run) DRY_RUN=1 ;;
-    --restarts) restarts="$2" && shift ;;
+    --restarts) value "$@" && restarts="$2" && shift ;;
     --help) usage 0 ;;
     --) shift && break ;;
     *) fail "unknown flag $1" ;;
   esac
   shift
 done
+number "$restarts" --restarts 0
 (($#)) || fail "no command after --"
 
 stopping=0

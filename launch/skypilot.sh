@@ -17,10 +17,10 @@ name='' bucket='' nodes=1 accelerators=H100:8
 (($#)) || usage
 while (($#)); do
   case "$1" in
-    --name) name="$2" && shift ;;
-    --bucket) bucket="$2" && shift ;;
-    --nodes) nodes="$2" && shift ;;
-    --accelerators) accelerators="$2" && shift ;;
+    --name) value "$@" && name="$2" && shift ;;
+    --bucket) value "$@" && bucket="$2" && shift ;;
+    --nodes) value "$@" && nodes="$2" && shift ;;
+    --accelerators) value "$@" && accelerators="$2" && shift ;;
     --dry-run) DRY_RUN=1 ;;
     --help) usage 0 ;;
     --) shift && break ;;
@@ -30,6 +30,7 @@ while (($#)); do
 done
 needs "$name" --name
 needs "$bucket" --bucket
+number "$nodes" --nodes 1
 (($#)) || fail "no command after --"
 
 # unfinished QUEUE: whether a job of this name is in the table that sky prints. Its cells

@@ -34,12 +34,12 @@ name='' nodes=1 gpus=1 limit=24:00:00 more=()
 (($#)) || usage
 while (($#)); do
   case "$1" in
-    --name) name="$2" && shift ;;
-    --nodes) nodes="$2" && shift ;;
-    --gpus) gpus="$2" && shift ;;
-    --time) limit="$2" && shift ;;
+    --name) value "$@" && name="$2" && shift ;;
+    --nodes) value "$@" && nodes="$2" && shift ;;
+    --gpus) value "$@" && gpus="$2" && shift ;;
+    --time) value "$@" && limit="$2" && shift ;;
     --sbatch=*) more+=("${1#--sbatch=}") ;;
-    --sbatch) more+=("$2") && shift ;;
+    --sbatch) present "$@" && more+=("$2") && shift ;;
     --dry-run) DRY_RUN=1 ;;
     --help) usage 0 ;;
     --) shift && break ;;
@@ -48,11 +48,17 @@ while (($#)); do
   shift
 done
 needs "$name" --name
+number "$nodes" --nodes 1
+number "$gpus" --gpus 1
 (($#)) || fail "no command after --"
 
-if ((!DRY_RUN)) && [[ -n $(squeue --me --name="$name" --noheader) ]]; then
-  say "a job named $name is queued or runs: left alone"
-  exit 0
+if ((!DRY_RUN)); then
+  # Not within the test, where a failure would read as "there is none".
+  queue="$(squeue --me --name="$name" --noheader)" || fail "is $name there? squeue failed"
+  if [[ -n $queue ]]; then
+    say "a job named $name is queued or runs: left alone"
+    exit 0
+  fi
 fi
 # Without B: the signal goes to the processes and not to the batch shell.
 run sbatch --job-name="$name" --nodes="$nodes" --ntasks-per-node="$gpus" \

@@ -23,13 +23,13 @@ spot=0 keep=0 restarts=1000
 (($#)) || usage
 while (($#)); do
   case "$1" in
-    --name) name="$2" && shift ;;
-    --zone) zone="$2" && shift ;;
-    --type) type="$2" && shift ;;
-    --project) project="$2" && shift ;;
-    --runtime) runtime="$2" && shift ;;
-    --setup) setup="$2" && shift ;;
-    --restarts) restarts="$2" && shift ;;
+    --name) value "$@" && name="$2" && shift ;;
+    --zone) value "$@" && zone="$2" && shift ;;
+    --type) value "$@" && type="$2" && shift ;;
+    --project) value "$@" && project="$2" && shift ;;
+    --runtime) value "$@" && runtime="$2" && shift ;;
+    --setup) value "$@" && setup="$2" && shift ;;
+    --restarts) value "$@" && restarts="$2" && shift ;;
     --spot) spot=1 ;;
     --keep) keep=1 ;;
     --dry-run) DRY_RUN=1 ;;
@@ -42,6 +42,7 @@ done
 needs "$name" --name
 needs "$zone" --zone
 needs "$type" --type
+number "$restarts" --restarts 0
 (($#)) || fail "no command after --"
 # Its absence would read as a question that failed, and be asked for ever.
 ((DRY_RUN)) || [[ -n $(command -v gcloud) ]] || fail "gcloud is not installed"

@@ -49,6 +49,39 @@ def test_no_arguments_and_wrong_ones_say_what_to_give(stubs, script, flag):
     assert missing.returncode == 2 and f"{flag} is missing" in missing.stderr
 
 
+_GKE = ("--name", "sky", "--image", "i", "--accelerator", "a", "--topology", "2x4")
+
+
+@pytest.mark.parametrize(
+  "script, flags, said",
+  [("slurm.sh", ("--name",), "--name wants a value"),
+   ("slurm.sh", ("--name", "--", "x"), "--name wants a value"),
+   ("slurm.sh", ("--name", "s", "--nodes", "--dry-run", "--", "x"), "--nodes wants a"),
+   ("slurm.sh", ("--name", "s", "--gpus", "0", "--", "x"), "--gpus 0: a whole number"),
+   ("tpu_pod.sh", ("--name", "s", "--zone"), "--zone wants a value"),
+   ("tpu_pod.sh", ("--name", "s", "--zone", "z", "--type", "t", "--restarts", "many",
+                   "--", "x"), "--restarts many: a whole number from 0"),
+   ("gpu_host.sh", ("--restarts", "-1", "--", "x"), "--restarts -1: a whole number"),
+   ("skypilot.sh", ("--name", "s", "--bucket", "b", "--nodes", "two", "--", "x"),
+    "--nodes two"),
+   ("gke_jobset.sh", (*_GKE, "--hosts", "eight", "--chips", "4", "--", "x"),
+    "--hosts eight"),
+   ("gke_jobset.sh", ("--name", "Sky:1", *_GKE[2:], "--hosts", "8", "--chips", "4",
+                      "--", "x"), "--name Sky:1: at most"),
+   ],
+)  # fmt: skip
+def test_a_wrong_value_is_told_in_one_line_and_starts_nothing(
+  stubs, script, flags, said
+):
+  for program in ("sbatch", "squeue", "gcloud", "kubectl", "sky"):
+    stubs.add(program)
+  wrong = stubs.launch(script, *flags)
+  assert wrong.returncode == 2 and said in wrong.stderr
+  assert len(wrong.stderr.splitlines()) == 1 and not wrong.stdout
+  for program in ("sbatch", "squeue", "gcloud", "kubectl", "sky"):
+    assert not stubs.calls(program)
+
+
 # Multi-GPU host.
 
 
@@ -340,6 +373,14 @@ def test_slurm_submits_itself_once(stubs):
                "--partition=gpu"):  # fmt: skip
     assert flag in call
   assert call[-len(RUN) :] == list(RUN)
+
+
+def test_slurm_submits_nothing_while_the_queue_is_unknown(stubs):
+  stubs.add("squeue", ("", 1, ""))
+  stubs.add("sbatch")
+  done = stubs.launch("slurm.sh", "--name", "sky", "--", *RUN)
+  assert done.returncode == 2 and "is sky there?" in done.stderr
+  assert not stubs.calls("sbatch")
 
 
 def test_slurm_job_is_requeued_on_75_and_resumes(stubs):
