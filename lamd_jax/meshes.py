@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import math
+import re
 
 from lamd_jax.errors import ConfigError
 
@@ -40,6 +41,7 @@ def sizes(mesh: str, devices: int) -> dict[str, int]:
     ConfigError: no such preset or axis, or the product does not fit.
   """
   found, flag = dict.fromkeys(AXES, 1), f"--config.train.mesh={mesh}"
+  named: list[str] = []
   if mesh == "one":
     return found
   for part in PRESETS.get(mesh, mesh).split(","):
@@ -53,10 +55,13 @@ def sizes(mesh: str, devices: int) -> dict[str, int]:
       raise ConfigError(
         f"{flag}: {axis!r} is no axis; choose from {', '.join(AXES)}"
       )
-    if not size.lstrip("-").isdigit() or int(size) < -1 or int(size) == 0:
+    if not re.fullmatch("-1|[1-9][0-9]*", size):
       raise ConfigError(
         f"{flag}: {axis}={size} is no number of devices; -1 takes what is left"
       )
+    if axis in named:
+      raise ConfigError(f"{flag}: {axis} is named twice")
+    named.append(axis)
     found[axis] = int(size)
   return _fill(found, flag, devices)
 

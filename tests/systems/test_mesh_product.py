@@ -7,6 +7,7 @@ Minutes of compilation a stage: by hand, with -m slow.
 from __future__ import annotations
 
 import functools
+import itertools
 
 import jax
 import mesh_equality
@@ -18,6 +19,15 @@ from lamd_jax.modes import dry_run
 from lamd_jax.systems.registry import SYSTEMS
 
 PRESETS = ("dp", "fsdp", "fsdp_tp", "frames", "fsdp=2,tensor=2,frames=2")
+
+
+def _long_config():
+  return tiny.config(
+    data__frames=16, stages=("autoencoder", "prediction", "interpolation"),
+    prediction__sparse=2, prediction__latents=4, interpolation__latents=4,
+  )  # fmt: skip
+
+
 # The config, the stage and which form of its step.
 STAGES = {
   "lvdm autoencoder": (tiny.config, "autoencoder", "video"),
@@ -33,6 +43,14 @@ STAGES = {
   "gen1 levels": (tiny.gen1_config, "structure_levels", "video"),
   "gen1 levels, images": (tiny.gen1_config, "structure_levels", "image"),
   "gen1 prior": (tiny.gen1_config, "prior", "video"),
+}
+# Networks and layers are those of the stages above: one mesh, of all axes.
+FURTHER = {
+  "lvdm prediction": (_long_config, "prediction", "video"),
+  "lvdm interpolation": (_long_config, "interpolation", "video"),
+  "lvdm distill": (tiny.config, "distill", "video"),
+  "lamd distill": (tiny.lamd_config, "distill", "video"),
+  "gen1 distill": (tiny.gen1_config, "distill", "video"),
 }
 # Clips of LaMD's test have 6 frames, which 2 divides. An image step takes clips apart:
 # what `frames` cuts is one frame long there, and stays whole.
@@ -72,7 +90,7 @@ def _limit(case):
 
 
 def _step(case, preset, devices, nudge=0.0):
-  make, name, variant = STAGES[case]
+  make, name, variant = (STAGES | FURTHER)[case]
   config = make()
   stage, frozen, batch = _inputs(config, name)
   optim = config.optim[name]
@@ -82,8 +100,10 @@ def _step(case, preset, devices, nudge=0.0):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("case", STAGES)
+@pytest.mark.parametrize(
+  "case, preset",
+  [*itertools.product(STAGES, PRESETS), *((case, PRESETS[-1]) for case in FURTHER)],
+)
 def test_eight_devices_compute_what_one_does(case, preset):
   loss, (gradient, leaf) = mesh_equality.worst(_step(case, preset, 8), _alone(case))
   assert loss < 1e-5

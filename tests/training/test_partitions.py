@@ -8,7 +8,7 @@ import math
 
 import pytest
 
-CONFIGS = ("lvdm_sky", "lvdm_webvid", "lamd_cater_gen_v1")
+CONFIGS = ("lvdm_sky", "lvdm_webvid", "lamd_cater_gen_v1", "gen1_davis")
 
 
 @pytest.fixture(scope="module")
