@@ -24,15 +24,15 @@ from jax.experimental import topologies
 
 from lamd_jax.errors import ConfigError
 
-# Generation -> (dimensions of a slice, GiB that the compiler has on a device, what
-# libtpu wants beside the name). The GiB are libtpu 0.0.42's own, from programs that
-# were too large.
-GENERATIONS: dict[str, tuple[int, float, dict[str, Any]]] = {
-  "v4": (3, 30.75, {"chip_config_name": "megacore"}),
-  "v5e": (2, 15.75, {}),
-  "v5p": (3, 95.74, {}),
-  "v6e": (2, 31.25, {}),
-  "tpu7x": (3, 94.75, {}),  # two devices a chip
+# Generation -> (dimensions of a slice, chips of the largest, GiB that the compiler has
+# on a device, what libtpu wants beside the name). The chips are those of Google's pages
+# on each; the GiB are libtpu 0.0.42's own, from programs that were too large.
+GENERATIONS: dict[str, tuple[int, int, float, dict[str, Any]]] = {
+  "v4": (3, 4096, 30.75, {"chip_config_name": "megacore"}),
+  "v5e": (2, 256, 15.75, {}),
+  "v5p": (3, 6144, 95.74, {}),
+  "v6e": (2, 256, 31.25, {}),
+  "tpu7x": (3, 9216, 94.75, {}),  # two devices a chip
 }
 _CARD = """platform_name: "CUDA" device_description_str: "NVIDIA {name}"
 dnn_version_info {{ major: 9 minor: 8 }} runtime_version {{ major: 12 minor: 9 }}
@@ -112,6 +112,12 @@ def devices(topology: str) -> list[Any]:
       f"--compile.topology={topology}: {generation} has {' or '.join(map(str, ranks))}"
       f" sizes, such as {generation}:{'x'.join('2' * ranks[-1])}"
     )
+  chips = math.prod(map(int, shape.split("x")))
+  if generation in GENERATIONS and chips > GENERATIONS[generation][1]:
+    raise ConfigError(
+      f"--compile.topology={topology}: {chips} chips; a slice of {generation} has"
+      f" {GENERATIONS[generation][1]} at most"
+    )
   wanted = _gpus(generation, shape) if generation in CARDS else _tpus(topology)
   prepare()
   try:
@@ -130,7 +136,7 @@ def _tpus(topology: str) -> dict[str, Any]:
       " TPU_LIBRARY_PATH to libtpu.so"
     )
   generation, _, shape = topology.partition(":")
-  wanted = dict(platform="tpu", topology_name=topology, **GENERATIONS[generation][2])
+  wanted = dict(platform="tpu", topology_name=topology, **GENERATIONS[generation][3])
   if set(shape) == {"1", "x"}:  # a single chip; else a host of four is assumed
     wanted["chips_per_host_bounds"] = [1, 1, 1]
   return wanted
@@ -156,7 +162,7 @@ def available(topology: str) -> int:
   name = topology.partition(":")[0]
   if name in CARDS:
     return round(CARDS[name][0] * _SHARE_OF_CARD)
-  return round(GENERATIONS[name][1] * 2**30)
+  return round(GENERATIONS[name][2] * 2**30)
 
 
 def compile_program(

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
 import json
 import math
 import pathlib
@@ -213,12 +214,19 @@ def table(rows: Rows, cells: Sequence[Cell]) -> str:
 
 
 def _cells(flags: argparse.Namespace) -> list[Cell]:
+  """What is asked for, checked before hours of compiling. Raises ConfigError."""
+  for topology in flags.topologies.split(","):
+    ahead.devices(topology)
+  wanted = [stage for stage in flags.stages.split(",") if stage]
+  configs = {c: command_line.load_config(c).stages for c in flags.configs.split(",")}
+  known = set(itertools.chain(*configs.values()))
+  if unknown := [stage for stage in wanted if stage not in known]:
+    raise ConfigError(
+      f"--stages={unknown[0]}: no such stage; those configs have {', '.join(sorted(known))}"
+    )
   cells = []
-  for config in flags.configs.split(","):
-    stages = command_line.load_config(config).stages
-    if flags.stages:
-      stages = [stage for stage in flags.stages.split(",") if stage in stages]
-    for stage in stages:
+  for config, stages in configs.items():
+    for stage in [stage for stage in wanted if stage in stages] if wanted else stages:
       for mesh in flags.meshes.split(","):
         # A mesh may be a product, whose sizes have commas: those are joined by +.
         mesh = mesh.replace("+", ",")

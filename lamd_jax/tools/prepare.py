@@ -199,6 +199,12 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     raise ConfigError("--root=DIR --out=OUT: where the videos are, where clips go")
   if options.root and not options.out:
     raise ConfigError("--out: is missing; name the folder of the clips")
+  for name in ("root", "out", "workdir"):
+    if "://" in (getattr(options, name) or ""):
+      raise ConfigError(
+        f"--{name}={getattr(options, name)}: is read and written as a local folder:"
+        " mount the bucket (gcsfuse, say) on all workers, and name where"
+      )
   if min(options.shard_clips, options.workers) < 0:
     raise ConfigError("--shard_clips, --workers: 0 or more")
   return options, rest

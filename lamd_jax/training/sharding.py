@@ -149,10 +149,12 @@ def state_shardings(tree: Tree, mesh: Mesh, min_bytes: int = MIN_SHARD_BYTES) ->
     itemsize = np.dtype(leaf.dtype).itemsize
     spec = spec_for(_names(path), leaf.shape, itemsize, sizes, min_bytes)
     size = math.prod(leaf.shape) * itemsize
-    if parts > 1 and leaf.ndim and size >= min_bytes and spec == PartitionSpec():
+    uncut = spec == PartitionSpec() or (sizes["fsdp"] > 1 and "fsdp" not in spec)
+    if parts > 1 and leaf.ndim and size >= min_bytes and uncut:
       logging.warning(
-        "%s %s (%.1f MiB) has no dimension that the mesh divides (%s): replicated",
+        "%s %s (%.1f MiB) has no dimension that the mesh divides (%s): %s",
         jax.tree_util.keystr(path), leaf.shape, size / 2**20, cuts,
+        "replicated over fsdp" if any(spec) else "replicated",
       )  # fmt: skip
     return NamedSharding(mesh, spec)
 

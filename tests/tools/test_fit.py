@@ -154,6 +154,7 @@ def test_what_is_refused_is_a_row_and_asked_once(tmp_path):
 
 def test_cells_are_stages_by_meshes_by_slices(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(fit, "measure", Compiler(2, 1.5))
+  monkeypatch.setattr(fit.ahead, "devices", lambda topology: [])  # no compiler is needed
   arguments = [f"--out={tmp_path}/x.jsonl", "--configs=configs/lvdm_sky.py:demo",
                "--topologies=v5e:2x2,h200:8", "--meshes=fsdp,data=2+fsdp=-1",
                "--stages=diffusion"]  # fmt: skip
@@ -163,7 +164,21 @@ def test_cells_are_stages_by_meshes_by_slices(tmp_path, monkeypatch, capsys):
   assert "| v5e:2x2 | data=2,fsdp=-1 | 8 |" in rows[2]
 
 
-def test_what_cannot_be_read_is_one_line(tmp_path, capsys):
-  arguments = [f"--out={tmp_path}/x", "--configs=nowhere.py", "--topologies=v5e:2x2"]
-  assert fit.main(arguments) == 2
-  assert capsys.readouterr().err.count("\n") == 1
+@pytest.mark.parametrize(
+  "flags, said",
+  [(("--configs=nowhere.py", "--topologies=v5e:2x2"), "nowhere.py"),
+   (("--configs=configs/lvdm_sky.py", "--topologies=v5e:2x2", "--stages=difusion"),
+    "--stages=difusion: no such stage; those configs have autoencoder, diffusion"),
+   (("--configs=configs/lvdm_sky.py", "--topologies=v5e:64x64"), "v5e:64x64"),
+   ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_one_line_before_anything(
+  tmp_path, monkeypatch, capsys, flags, said
+):
+  monkeypatch.setattr(fit, "measure", Compiler(2, 1.5))
+  if "64x64" not in said:
+    monkeypatch.setattr(fit.ahead, "devices", lambda topology: [])
+  assert fit.main([f"--out={tmp_path}/x", *flags]) == 2
+  error = capsys.readouterr().err
+  assert error.count("\n") == 1 and said in error
+  assert not (tmp_path / "x").exists()

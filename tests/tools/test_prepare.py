@@ -70,6 +70,7 @@ def test_doctor_knows_the_folder_and_its_damage(out, capsys, tmp_path):
   [
     (["--siez=8"], "--siez=8: no such flag; did you mean --size?"),
     (["--temp_location=gs://bucket"], "flags of Beam need --runner"),
+    (["--out=gs://bucket/clips"], "--out=gs://bucket/clips: is read and written as a"),
     (["--encode"], "--encode: needs --workdir=RUN"),
     (["--size=3"], "data.size=3: must lie between 8 and 4096"),
     (["--source=folders"], "choose one of"),

@@ -86,6 +86,15 @@ def test_large_replicated_arrays_are_named_and_small_ones_not(caplog):
   assert "'bias'" not in caplog.text
 
 
+def test_large_arrays_that_fsdp_leaves_whole_are_named_though_tensor_cuts_them(caplog):
+  mesh = sharding.make_mesh("fsdp_tp")
+  tree = {"dense": {"kernel": np.zeros((99, 102), np.float32)}}
+  with caplog.at_level(python_logging.WARNING):
+    found = sharding.state_shardings(tree, mesh, min_bytes=1024)
+  assert found["dense"]["kernel"].spec == PartitionSpec(None, "tensor")
+  assert "replicated over fsdp" in caplog.text
+
+
 def test_placed_arrays_do_not_share_numpys_memory():
   mesh = sharding.make_mesh("dp", jax.devices()[:1])
   # Aligned as JAX wants it to keep the memory.
