@@ -66,7 +66,16 @@ CASES = (
   "sample:configs/lvdm_webvid.py:20:8",
   "sample:configs/lamd_mug.py:20:8",
   "train:configs/lvdm_sky_long.py:prediction:32",
-)
+  "train:configs/lamd_cater_gen_v1.py:motion_diffusion:64",
+  "train:configs/lamd_cater_gen_v1.py:motion_autoencoder:16",
+  "train:configs/lamd_bair.py:motion_diffusion:64",
+  "train:configs/lamd_bair.py:motion_autoencoder:16",
+  "train:configs/lamd_landscape.py:motion_diffusion:64",
+  "train:configs/lamd_landscape.py:motion_autoencoder:8",
+  "train:configs/gen1_davis.py:image:64",
+  "train:configs/gen1_davis.py:prior:512",
+  "train:configs/lvdm_sky_long.py:interpolation:32",
+)  # UCF-101 and Taichi have the networks of sky, CATER-GEN v2 those of v1
 _SIDE = 8192  # of the matrices
 _CALLS = {"matmul": 20, "train": 5, "sample": 1, "decode": 3, "long": 1}  # in a figure
 _REPEATS = 3
