@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import contextlib
 import os
 import signal
+import time
 import types as python_types
 from typing import Any
 
@@ -20,9 +21,11 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 EXIT_CODE = 75  # what main exits with; launchers requeue on it
-# With several processes the flag is exchanged every so many polls: each exchange
-# waits for the device, so it should not happen at every step.
+# With several processes the flag is exchanged every so many polls at most: each exchange
+# waits for the device, so it should not happen at every step. Steps may be long: half a
+# minute is what a machine that is taken away has for hearing of it and saving.
 POLLS_PER_EXCHANGE = 8
+SECONDS_PER_EXCHANGE = 10.0
 
 
 class Preempted(Exception):
@@ -35,6 +38,8 @@ class Stop:
   def __init__(self) -> None:
     self._requested = False
     self._interrupts = False
+    self.polls = POLLS_PER_EXCHANGE  # between two exchanges; equal on all processes
+    self._last = 0, time.monotonic()  # the poll of the last exchange, and when
 
   def install(self) -> Stop:
     """Listens to SIGTERM; only the main thread may. Returns itself."""
@@ -56,6 +61,12 @@ class Stop:
     finally:
       self._interrupts = False
 
+  def pace(self, poll: int) -> float:
+    """Seconds a poll since this was last asked; 0 where polls began anew."""
+    (last, began), now = self._last, time.monotonic()
+    self._last = poll, now
+    return (now - began) / (poll - last) if poll > last else 0.0
+
   def requested(self) -> bool:
     """Whether this process was asked to stop."""
     return self._requested
@@ -74,15 +85,23 @@ def agreed(stop: Stop, poll: int) -> bool:
   """Whether all processes leave now. Every process calls it with the same `poll`.
 
   A process that left alone would leave the others hanging in a collective, so with
-  several processes the flags are gathered, every POLLS_PER_EXCHANGE polls.
+  several processes the flags are gathered, every POLLS_PER_EXCHANGE polls, or more often
+  where the slowest process takes longer than SECONDS_PER_EXCHANGE for so many.
   """
   if jax.process_count() == 1:
     return stop.requested()
-  if poll % POLLS_PER_EXCHANGE:
+  if poll % stop.polls:
     return False
+  told = np.asarray([stop.requested(), stop.pace(poll)], np.float32)
   with jax.transfer_guard("allow"):
-    flags = multihost_utils.process_allgather(np.asarray(stop.requested()))
-  return bool(np.any(flags))
+    requested, pace = multihost_utils.process_allgather(told).T
+  stop.polls = polls_between(float(pace.max()))
+  return bool(np.any(requested))
+
+
+def polls_between(pace: float) -> int:
+  """Polls from an exchange to the next, of `pace` seconds each."""
+  return max(1, min(POLLS_PER_EXCHANGE, int(SECONDS_PER_EXCHANGE / max(pace, 1e-9))))
 
 
 def until_stopped(items: Iterator[Any], stop: Stop) -> Iterator[Any]:

@@ -46,6 +46,14 @@ def test_sigterm_sets_the_flag():
     signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.parametrize(
+  "pace, polls", [(0, 8), (0.1, 8), (1.25, 8), (1.3, 7), (4, 2), (10, 1), (60, 1)]
+)
+def test_slow_steps_ask_more_often_whether_to_stop(pace, polls):
+  """Every ten seconds at least, and every step at most."""
+  assert preemption.polls_between(pace) == polls
+
+
 def test_a_second_sigterm_leaves_at_once():
   done = _python(
     """
