@@ -35,7 +35,7 @@ setuptools.setup(
     "numpy>=2.0",
     "absl-py>=2",
     "etils[epath]>=1.9",
-    "av>=14.2",
+    "av>=18",
     "safetensors>=0.5",
     "pillow>=11",
   ],

@@ -51,7 +51,7 @@ class LocalDevices:
     if devices == 1:
       yield self._weights(), rows
       return
-    mesh = sharding.make_mesh("dp", self._devices[:devices])
+    mesh = sharding.rows_mesh(self._devices[:devices])
     with jax.set_mesh(mesh):
       yield self._copies(mesh), jax.device_put(rows, sharding.batch_sharding(mesh))
 
@@ -77,6 +77,7 @@ class LocalDevices:
     leaves = jax.tree.leaves(weights)
     same = len(of) == len(leaves) and all(a is b for a, b in zip(of, leaves))
     if before != mesh or not same:
+      self._copied, copies = (None, [], None), None  # else both are held
       # What is there already, on the first device, is not copied.
       copies = jax.device_put(weights, sharding.replicated(mesh))
       self._copied = (mesh, leaves, copies)

@@ -155,7 +155,8 @@ def convert(
   converter: VideoReformatter, frame: av.VideoFrame, **wanted: Any
 ) -> av.VideoFrame:
   """`converter.reformat` to the nearest level; what shrinks is averaged over (bilinear)."""
-  return converter.reformat(frame, interpolation=_EXACT, **wanted)
+  # FFmpeg's own choice is a thread for each processor, of every reader of clips.
+  return converter.reformat(frame, interpolation=_EXACT, threads=1, **wanted)
 
 
 def to_yuv(converter: VideoReformatter, frame: np.ndarray) -> av.VideoFrame:

@@ -119,6 +119,17 @@ def test_a_product_is_compiled_for_a_slice_without_one():
 
 
 @needs_libtpu
+def test_rows_may_be_cut_over_any_chips_of_a_host():
+  """Three of eight fill no block of a slice; sampling three clips takes them."""
+  mesh = sharding.rows_mesh(ahead.devices("v5e:2x4")[:3])
+  rows = jax.ShapeDtypeStruct(
+    (6, 128), jnp.float32, sharding=sharding.batch_sharding(mesh)
+  )
+  found = ahead.compile_program(jax.jit(jnp.tanh), (rows,), "v5e:2x4")
+  assert found.fits and not found.collectives
+
+
+@needs_libtpu
 def test_one_chip_is_a_slice_too():
   found = _product(1024, "v5e:1x1")
   assert found.arguments == (1024 * 4096 + 4096 * 4096) * 4

@@ -60,8 +60,12 @@ def _conv(
     of_padded(replicate_pad(x, kernel.shape[:3], stride), kernel, stride) + bias
   )
   pads = [_borders(k, s) for k, s in zip(kernel.shape[1:3], stride[1:])]
+  sides = zip(x.shape[2:4], kernel.shape[1:3], pads, stride[1:])
+  # What does not come out even leaves out the last row or column, border and all.
+  uneven = step == "stride" and any((n + sum(p) - k) % s for n, k, p, s in sides)
   # XLA mistakes convolutions over an axis that the mesh cuts: see `ops.conv`.
-  if axes.frame_parts() > 1 or not any(map(any, pads)) or max(map(max, pads)) > 1:
+  wide = max(map(max, pads)) > 1
+  if axes.frame_parts() > 1 or not any(map(any, pads)) or wide or uneven:
     return padded(x, kernel, bias)
   unpadded = functools.partial(_unpadded, stride=stride, step=step)
   return lax.platform_dependent(x, kernel, bias, tpu=unpadded, default=padded)

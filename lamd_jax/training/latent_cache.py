@@ -9,6 +9,7 @@ posterior; each visit of the training step draws from it afresh.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
 import errno
 import functools
 import hashlib
@@ -101,14 +102,22 @@ def build(
   if jax.process_count() > 1:
     # The devices' first meeting has to be within ten minutes, filling takes longer.
     multihost_utils.sync_global_devices("latent cache")
-  found = load(directory)
+  found, failure = load(directory), None
   if found is None and jax.process_index() == 0:
-    _fill(stage, frozen, batches, count, _local(directory), stop)
+    try:
+      _fill(stage, frozen, batches, count, _local(directory), stop)
+    except Exception as error:  # raised below, once the others know
+      failure = error
   found = load(directory)
-  done = found is not None
+  done, failed = found is not None, failure is not None
   if jax.process_count() > 1:  # also waits for process 0
-    done = bool(multihost_utils.broadcast_one_to_all(np.asarray(done)))
+    told = np.asarray([done, failed])
+    done, failed = map(bool, multihost_utils.broadcast_one_to_all(told))
     found = load(directory)
+  if failure is not None:
+    raise failure
+  if failed:
+    raise ConfigError("train.latent_cache: process 0 failed to fill it, and says why")
   if not done:
     raise preemption.Preempted  # process 0 was asked to stop
   if found is None:
@@ -196,7 +205,7 @@ def encoder(
 
   It runs over this process's devices, and encodes a clip alike in batches of one size.
   """
-  mesh = sharding.make_mesh("dp", jax.local_devices())
+  mesh = sharding.rows_mesh(jax.local_devices())
   whole = sharding.replicated(mesh)
   weights = jax.device_put(_plain(frozen), whole)
   run = jax.jit(stage.encode, out_shardings=whole)
@@ -204,7 +213,9 @@ def encoder(
   def encode(batch: types.VideoBatch) -> dict[str, np.ndarray]:
     even = len(batch.index) % sharding.batch_parts(mesh) == 0
     placed = jax.device_put(batch, sharding.batch_sharding(mesh) if even else whole)
-    fields = jax.device_get(run(weights, placed))._asdict()
+    # Layers ask the mesh into how many parts rows are cut.
+    with jax.set_mesh(mesh) if even else contextlib.nullcontext():
+      fields = jax.device_get(run(weights, placed))._asdict()
     del fields["index"]  # a visit's index is its place in the training order
     return {name: x for name, x in fields.items() if x is not None}
 

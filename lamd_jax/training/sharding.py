@@ -60,6 +60,15 @@ def make_mesh(preset: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
   return mesh
 
 
+def rows_mesh(devices: Sequence[jax.Device]) -> Mesh:
+  """A mesh of devices that compute rows side by side and exchange nothing.
+
+  Any will do; those of `make_mesh` have to fill a block of a TPU slice, as three of a
+  host's four chips do not.
+  """
+  return Mesh(np.array(devices).reshape(-1, 1, 1, 1), meshes.AXES)
+
+
 def batch_parts(mesh: Mesh) -> int:
   """Into how many pieces the mesh cuts a batch."""
   return math.prod(mesh.shape[axis] for axis in BATCH_AXES)

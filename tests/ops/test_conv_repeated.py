@@ -60,3 +60,11 @@ def test_wider_borders_are_copied_everywhere():
   program = jax.jit(lambda *x: conv_repeated.conv_transpose(*x, (2, 1, 1)))
   text = program.trace(*_arrays((4, 4, 4))).lower(lowering_platforms=("tpu",)).as_text()
   assert "x9x8x3x" in text
+
+
+def test_sides_that_do_not_come_out_even_are_copied_everywhere():
+  """Their last row's border is left out with it: the border's share would be too much."""
+  x, *rest = _arrays((4, 4, 4))
+  program = jax.jit(lambda *x: conv_repeated.conv(*x, (2, 2, 2)))
+  traced = program.trace(jnp.pad(x, ((0, 0), (0, 0), (0, 1), (0, 0), (0, 0))), *rest)
+  assert "x9x8x3x" in traced.lower(lowering_platforms=("tpu",)).as_text()

@@ -7,11 +7,13 @@ import errno
 import os
 import sys
 
+import jax
 import numpy as np
 import pytest
 import toy_stage
 
 from lamd_jax.errors import ConfigError
+from lamd_jax.ops import axes
 from lamd_jax.training import latent_cache
 from lamd_jax.training import preemption
 
@@ -132,6 +134,34 @@ def test_each_epoch_visits_each_clip_once_in_another_order(dataset):
     assert sorted(order) == list(range(COUNT))
     orders.append(order)
   assert orders[0] != orders[1]
+
+
+def test_what_fails_on_the_first_process_is_told_to_the_others(tmp_path, monkeypatch):
+  """They wait for it; left alone they would end minutes later, by a signal."""
+  told = []
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  multihost = latent_cache.multihost_utils
+  monkeypatch.setattr(multihost, "sync_global_devices", lambda name: None)
+  monkeypatch.setattr(
+    multihost, "broadcast_one_to_all", lambda x: told.append(x) or told[0]
+  )
+  with pytest.raises(ConfigError, match="the clips ended at 0 of 20"):
+    _build(tmp_path / "key", lambda first: iter(()))
+  monkeypatch.setattr(jax, "process_index", lambda: 1)
+  with pytest.raises(ConfigError, match="process 0 failed to fill it"):
+    _build(tmp_path / "key")
+  assert told[0].tolist() == [False, True]
+
+
+def test_layers_know_into_how_many_parts_rows_are_cut():
+  stage, parts = toy_stage.ToyStage(), []
+  encode = stage.encode
+  stage.encode = lambda *x: parts.append(axes.row_parts()) or encode(*x)
+  run = latent_cache.encoder(stage, toy_stage.FROZEN)
+  for count in (8, 4):  # of 8 devices
+    loader = toy_stage.ToyLoader(count)
+    assert len(run(next(iter(loader)))["mean"]) == count
+  assert parts == [8, 1]
 
 
 def test_a_bucket_is_refused():
