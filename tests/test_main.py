@@ -121,6 +121,18 @@ def test_latents_encoded_ahead_are_those_that_training_caches(run, tmp_path, mon
   assert prepare.main(["--encode", f"--workdir={ahead}", "--stages=autoencoder"]) == 4
 
 
+@pytest.mark.slow
+def test_beam_encodes_the_latents_that_training_caches(run, tmp_path):
+  pytest.importorskip("apache_beam", reason="apache-beam is not installed: lamd_jax[beam]")
+  ahead = tmp_path / "ahead"
+  shutil.copytree(run, ahead, ignore=shutil.ignore_patterns("latent_cache"))
+  assert prepare.main(["--encode", f"--workdir={ahead}", "--runner=DirectRunner"]) == 0
+  (trained,), (made,) = ((x / "latent_cache").iterdir() for x in (run, ahead))
+  assert made.name == trained.name
+  for path in made.glob("*.npy"):
+    assert path.read_bytes() == (trained / path.name).read_bytes()
+
+
 def test_samples_equal_those_of_python(run, tmp_path):
   out = tmp_path / "out"
   code = _main(
