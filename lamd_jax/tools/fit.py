@@ -7,17 +7,20 @@
 A cell is one stage's training step on one slice. It is compiled fast with one and with
 two clips on each part of the mesh that cuts the batch; the line through both says how
 many fit. Where that is far from what was compiled (the optimizer's memory may hide that
-of few clips), more are compiled fast. The exact compiler confirms the number (--exact=no
-leaves this out; a fast program's memory is another, so the number is then a guess). Each compilation, minutes
-long, is a line of --out once it is done. A second start goes on from there, and the
-table in Markdown names what was not run. With --smallest=yes the slices that follow the
-first one that holds a clip are left out; name them in order.
+of few clips), more are compiled fast. The exact compiler confirms the number
+(--exact=no leaves this out; a fast program's memory is another, so the number is then a
+guess). Each compilation, minutes long, is a line of --out once it is done. A second
+start goes on from there, and the table in Markdown names what was not run. A line is of
+the code of its day (`on`): after a change to networks begin another file. With
+--smallest=yes the slices that follow the first one that holds a clip are left out; name
+them in order.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import datetime
 import itertools
 import json
 import math
@@ -173,7 +176,8 @@ def fill(
     known = rows.setdefault(cell, {})
     while trial := next_trial(known, exact):
       found = known[trial] = compiler(cell, trial)
-      line = json.dumps({"cell": cell, "trial": trial, "found": found})
+      today = datetime.date.today().isoformat()
+      line = json.dumps({"cell": cell, "trial": trial, "on": today, "found": found})
       with out.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
       print(line[:200], file=sys.stderr, flush=True)
