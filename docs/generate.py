@@ -256,7 +256,7 @@ def exit_codes_page() -> str:
   lines = [
     _HEAD, "# Exit codes", "",
     "What is wrong with the input is said in one line on standard error: the value, the"
-    " limit, the way out.", "", "| code | |", "|---|---|",
+    " limit, the way out; of missing data or weights also how to get them.", "", "| code | |", "|---|---|",
     *(f"| {code} | {words} |" for code, words in rows),
   ]  # fmt: skip
   return "\n".join(lines) + "\n"

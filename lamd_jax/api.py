@@ -151,6 +151,7 @@ class Model:
       callback: as of `generate`; the states' `unit` is the window's number.
       **asked: see `editing.plan`: text or image, mask, depth, and the knobs.
     """
+    self._only("gen1", "edits of videos are")
     return editing.plan(
       self, self._edits, video, listener=self._listener, callback=callback, **asked
     )
@@ -319,16 +320,23 @@ class Model:
 
   def reconstruct(self, clips: np.ndarray, chunk: int = 4) -> np.ndarray:
     """Encodes and decodes clips [N,T,H,W,3] uint8, without noise."""
+    if np.ndim(clips) != 5:
+      raise ConfigError("reconstruct: give an array of clips [N,T,H,W,3] uint8")
     return self.devices.in_chunks(self._reconstruct, clips, chunk)
 
   def transfer(
     self, clips: np.ndarray, images: np.ndarray, chunk: int = 4
   ) -> np.ndarray:
     """Lets images [N,1,H,W,3] uint8 move as clips [N,T,H,W,3] uint8 do."""
+    self._only("lamd", "motion transfer is")
     run = lambda weights, rows: self._decode(
       weights, self._motion(weights, rows[0]), types.Prompt(image=rows[1])
     )
     return self.devices.in_chunks(run, (clips, images), chunk)
+
+  def _only(self, system: str, what: str) -> None:
+    if self.config.system != system:
+      raise ConfigError(f"{what} of {system}'s runs; this one is of {self.config.system}")
 
   def random_latents(
     self, n: int, seed: int, images: np.ndarray | None = None, chunk: int = 4

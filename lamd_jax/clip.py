@@ -19,6 +19,7 @@ from PIL import Image
 
 from lamd_jax import media
 from lamd_jax.data import frame_folder
+from lamd_jax.errors import ConfigError
 from lamd_jax.errors import DataError
 
 Path = str | os.PathLike[str]
@@ -44,20 +45,20 @@ class Clip(NamedTuple):
     or none for a folder of 00000.png, 00001.png, ..., which replaces an older clip.
 
     Raises:
-      ValueError: an unknown suffix, frames that are not uint8 [T,H,W,3], a rate that
-        is no number above 0, or a folder that holds something else than a clip.
+      ConfigError: an unknown suffix, or a rate that is no number above 0. ValueError:
+        frames that are not uint8 [T,H,W,3], a folder that holds something else.
     """
     path = pathlib.Path(path).expanduser()
     suffix = path.suffix.lower()
     if suffix not in _WRITE:
-      raise ValueError(f"{path}: unknown suffix; use {_known()}")
+      raise ConfigError(f"{path}: unknown suffix; use {_known()}")
     media.check_frames(self.frames)
     try:
       fps = float(self.fps)  # NumPy's numbers are not what files hold
     except (TypeError, ValueError):
       fps = math.nan
     if not 0 < fps < math.inf:
-      raise ValueError(f"{path}: fps={self.fps}: must be a number above 0, such as 8.0")
+      raise ConfigError(f"{path}: fps={self.fps}: must be a number above 0, such as 8.0")
     _WRITE[suffix](path, self._replace(fps=fps))
 
   @classmethod
@@ -117,14 +118,14 @@ def tile(clips: Sequence[Clip], columns: int = 0) -> Clip:
     columns: of the grid; 0 for the smallest square that holds all.
 
   Raises:
-    ValueError: no clip, or clips that differ.
+    ConfigError: no clip, or clips that differ.
   """
-  clips = list(clips)
+  clips = [clips] if isinstance(clips, Clip) else list(clips)
   if not clips:
-    raise ValueError("tile: no clip was given")
+    raise ConfigError("tile: no clip was given")
   for clip in clips:
     if clip.frames.shape != clips[0].frames.shape or clip.fps != clips[0].fps:
-      raise ValueError(
+      raise ConfigError(
         f"tile: a clip is {clip.frames.shape} at {clip.fps:g} frames a second, the"
         f" first {clips[0].frames.shape} at {clips[0].fps:g}; give clips that are alike"
       )

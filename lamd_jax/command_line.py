@@ -24,6 +24,7 @@ from lamd_jax.errors import InputError
 # Files and folders of --sample. Shells leave the tilde of --sample.out=~/x as it is, and
 # a folder called "~" is not meant.
 _PATHS = ("out", "image", "motion_from", "video", "depth", "mask")
+_PLAIN = ("config", "workdir", "mode", "resume")
 GROUPS = ("config", "sample", "eval", "compile")
 MODES = ("train", "sample", "evaluate", "compile")
 RESUME = ("auto", "must", "never")
@@ -58,21 +59,21 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     if name == "dry_run":
       plain[name] = _parse_value("--dry_run", value or "true", False)
       continue
+    group, _, key = name.partition(".")
+    if not (key and group in GROUPS) and name not in _PLAIN:
+      known = [f"--{n}" for n in (*_PLAIN, "dry_run")]
+      known += [f"--{n}.KEY" for n in GROUPS]
+      hint = _nearest(f"--{name}", known) or f"; flags are {', '.join(known)}"
+      raise ConfigError(f"--{name}: no such flag{hint}")
     if not equals:
       # An empty variable of a shell leaves the next flag in the value's place.
       if not queue or queue[0].startswith("--"):
         raise ConfigError(f"--{name}: has no value; say --{name}=VALUE")
       value = queue.pop(0)
-    group, _, key = name.partition(".")
-    if key and group in GROUPS:
+    if key:
       overrides.append((group, key, value))
-    elif name in ("config", "workdir", "mode", "resume"):
-      plain[name] = value
     else:
-      known = [f"--{n}" for n in ("config", "workdir", "mode", "resume", "dry_run")]
-      known += [f"--{n}.KEY" for n in GROUPS]
-      hint = _nearest(f"--{name}", known) or f"; flags are {', '.join(known)}"
-      raise ConfigError(f"--{name}: no such flag{hint}")
+      plain[name] = value
   for name, known in (("mode", MODES), ("resume", RESUME)):
     if plain.get(name, known[0]) not in known:
       raise ConfigError(f"--{name}={plain[name]}: choose one of {', '.join(known)}")

@@ -51,7 +51,7 @@ def _data() -> ConfigDict:
       # stride: linspace | jittered | very_random | mage10.
       sampling="random",
       pad_last=False,  # repeat the last frame of videos that are too short
-      max_bad_fraction=0.01,  # unreadable files tolerated before the run stops
+      max_bad_fraction=0.01,  # unreadable or too short videos before the run stops
       fps=8.0,  # display rate where the source stores none, frames a second
       tokenizer="none",  # none | words (hashed, needs no file) | clip
       tokens=77,  # length of a tokenised caption

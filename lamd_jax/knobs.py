@@ -20,6 +20,15 @@ from lamd_jax.systems import gen1_edit
 from lamd_jax.systems import sampling
 
 
+_ELSEWHERE = {
+  "weights": "lamd_jax.load, which reads them",
+  "lora": "lamd_jax.load, which lays files over the weights",
+  "lora_weight": "lamd_jax.load, which lays files over the weights",
+  "out": "--mode=sample; clips save themselves: clip.save(PATH)",
+  "formats": "--mode=sample; clips save themselves: clip.save(PATH)",
+}
+
+
 def settings(
   config: ConfigDict, trained: Mapping[str, Any], knobs: Mapping[str, Any]
 ) -> ConfigDict:
@@ -39,9 +48,8 @@ def settings(
   unknown = [key for key in knobs if key not in found]
   if unknown:
     raise ConfigError(f"{unknown[0]}: no such knob; knobs are {', '.join(found)}")
-  for key in ("lora", "lora_weight"):
-    if key in knobs:
-      raise ConfigError(f"{key}: is of lamd_jax.load, which lays files over the weights")
+  for key in _ELSEWHERE.keys() & knobs.keys():
+    raise ConfigError(f"{key}: is of {_ELSEWHERE[key]}")
   for key, value in knobs.items():
     try:
       found[key] = value.item() if isinstance(value, np.generic) else value

@@ -251,5 +251,5 @@ def check_leaf(flag: str, key: str, value: Any) -> None:
       finite = isinstance(number, int | float) and math.isfinite(number)
       if not finite or not low <= number <= high:
         raise ConfigError(
-          f"--{flag}.{key}={value}: must lie between {low:g} and {high:g}"
+          f"--{flag}.{key}={value}: must lie between {low:.12g} and {high:.12g}"
         )

@@ -140,7 +140,9 @@ def resolve(line: command_line.CommandLine) -> Request:
   stored = run_folder.read(workdir)
   config = given if given is not None else stored
   if config is None:
-    raise ConfigError(f"--workdir={workdir}: holds no run; name a --config")
+    finished = line.mode in ("sample", "evaluate")
+    wanted = "the folder of a finished run" if finished else "a --config"
+    raise ConfigError(f"--workdir={workdir}: holds no run; name {wanted}")
   config = command_line.apply(config.copy_and_resolve_references(), "config", line)
   if config.data.choose:
     typed = {key for group, key, _ in line.overrides if group == "config"}
@@ -195,7 +197,7 @@ def _run(arguments: list[str]) -> int:
   from lamd_jax.modes import train
 
   if line.dry_run:
-    return dry_run.run(config)
+    return dry_run.run(config, workdir)
   if line.mode == "train":
     return train.run(config, workdir, line.resume, eval_flags)
   if line.mode == "compile":

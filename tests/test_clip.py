@@ -179,6 +179,7 @@ def test_tiles_lie_row_by_row():
   np.testing.assert_array_equal(sheet.frames[:, :16, 25:], clips[1].frames)
   np.testing.assert_array_equal(sheet.frames[:, 17:, :24], clips[2].frames)
   assert (sheet.frames[:, 17:, 25:] == 255).all()
+  np.testing.assert_array_equal(lamd_jax.tile(clips[0]).frames, clips[0].frames)
   with pytest.raises(ValueError, match="at 5 frames"):
     clip_lib.tile([clips[0], _clip(fps=5.0)])
   with pytest.raises(ValueError, match="no clip"):

@@ -79,6 +79,9 @@ def _run(tmp_path, capsys, *arguments):
     ([SKY, "stray"], ["stray", "not a flag"]),
     (["--config=configs/nowhere.py"], ["nowhere.py", "no such file"]),
     ([], ["holds no run", "--config"]),
+    (["--mode=sample"], ["holds no run; name the folder of a finished run"]),
+    ([SKY, "--dry-run"], ["--dry-run: no such flag; did you mean --dry_run?"]),
+    ([SKY, "--sample.seed=-1"], ["must lie between 0 and 2147483647"]),
     ([SKY, "--config.data.root"], ["--config.data.root", "no value"]),
     # As `--resume $RESUME --mode=sample` arrives where the variable is not set.
     ([SKY, "--resume", "--mode=sample"], ["--resume: has no value"]),

@@ -33,6 +33,8 @@ def test_numbers_of_numpy_are_numbers():
     ({"frames": 16.0}, "frames=16.0: is of type float, int is due"),
     ({"sampler": ["ddim"]}, "is of type list, str is due"),
     ({"step": 20}, "step: no such knob"),
+    ({"weights": "raw"}, "weights: is of lamd_jax.load"),
+    ({"out": "x"}, r"out: is of --mode=sample; .*clip.save"),
     ({"guidance": float("nan")}, "guidance=nan: must lie between"),
   ],
 )

@@ -234,7 +234,9 @@ def open_source(path: str | os.PathLike[str]) -> Source:
   if not kinds:
     raise DataError(f"{root} holds no video, no folder of images and no npz file")
   if len(kinds) > 1:
-    raise DataError(f"{root} holds {' and '.join(kinds)}; name a folder with one kind")
+    raise DataError(
+      f"{root} holds {' and '.join(kinds)}; name a folder with one kind, or one npz file"
+    )
   if videos:
     return VideoFiles(root, videos)
   if folders:

@@ -292,8 +292,8 @@ _ALL = (
 PRESETS = {protocol.name: protocol for protocol in _ALL}
 
 
-def find(name: str) -> Protocol:
+def find(name: str, flag: str = "--protocol") -> Protocol:
   """Returns a preset. Raises ConfigError, which lists all."""
   if name not in PRESETS:
-    raise ConfigError(f"--protocol={name}: not known; choose one of {', '.join(PRESETS)}")
+    raise ConfigError(f"{flag}={name}: not known; choose one of {', '.join(PRESETS)}")
   return PRESETS[name]

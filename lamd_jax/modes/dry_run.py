@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from clu import parameter_overview
+from etils import epath
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -14,7 +15,9 @@ import numpy as np
 from lamd_jax import meshes
 from lamd_jax import rng
 from lamd_jax import types
+from lamd_jax.errors import InputError
 from lamd_jax.modes import imported
+from lamd_jax.modes import preflight
 from lamd_jax.systems.registry import SYSTEMS
 from lamd_jax.tools import estimate
 from lamd_jax.training import precision
@@ -103,8 +106,8 @@ def memory(
   return found.total - saved
 
 
-def run(config: ConfigDict) -> int:
-  """Prints what would be run; returns the exit code."""
+def run(config: ConfigDict, workdir: epath.Path) -> int:
+  """Prints what would be run, and what is not there yet; returns the exit code."""
   devices = meshes.batch_parts(config.train.mesh, jax.device_count())
   dtype = precision.compute_dtype(config.train.compute)
   system = SYSTEMS[config.system](config, dtype)
@@ -127,6 +130,10 @@ def run(config: ConfigDict) -> int:
           f" micro-batch(es)), {optim.steps * optim.batch:,} clips in all")  # fmt: skip
     print(f"  memory a device, estimated: {_size(memory(stage, config, stages, devices))}",
           flush=True)  # fmt: skip
+  try:
+    preflight.check_inputs(config, workdir)
+  except InputError as error:
+    print(f"\n{error}", flush=True)
   return 0
 
 

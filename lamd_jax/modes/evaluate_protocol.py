@@ -70,7 +70,7 @@ def check(evaluation: ConfigDict, config: ConfigDict) -> Protocol:
   Raises:
     ConfigError: it does not exist, or does not fit the run or the task.
   """
-  preset = protocol_lib.find(evaluation.protocol)
+  preset = protocol_lib.find(evaluation.protocol, "--eval.protocol")
   texts = [text for text in evaluation.changes.split(",") if text]
   protocol = preset.changed(score.changes(texts, preset))
   flag, task = f"--eval.protocol={protocol.name}", evaluation.task

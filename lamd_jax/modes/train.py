@@ -264,6 +264,10 @@ def run(
   except preemption.Preempted:
     status.state("preempted")
     return preemption.EXIT_CODE
+  except KeyboardInterrupt:
+    status.state("interrupted")
+    print("\nlamd_jax: interrupted; the same command goes on from the last checkpoint")
+    raise
   except BaseException as error:
     status.state("failed", f"{type(error).__name__}: {error}")
     raise

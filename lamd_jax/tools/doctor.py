@@ -51,7 +51,8 @@ def _ranges(entries: Sequence[Entry]) -> list[str]:
   rates = Counter(f"{entry.fps:.2f}" for entry in entries if entry.fps)
 
   def most(counter: Counter[str]) -> str:
-    return ", ".join(f"{value} ({n})" for value, n in counter.most_common(4))
+    more = f" and {len(counter) - 4} more" if len(counter) > 4 else ""
+    return ", ".join(f"{value} ({n})" for value, n in counter.most_common(4)) + more
 
   return [
     f"frames  {frames[0]} to {frames[-1]}, median {frames[len(frames) // 2]}",

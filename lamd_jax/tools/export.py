@@ -115,7 +115,11 @@ def card(
 ) -> str:  # fmt: skip
   """Returns the model card."""
   data, name = config.data, f"{config.name}-{config.variant}"
-  where = data.world if data.source == "procedural" else data.name or data.source
+  where = data.name or data.source
+  if data.source == "procedural":
+    where = f"the procedural world {data.world}"
+  # Hugging Face has no name for video that nothing is asked of.
+  asked = config.system != "lvdm" or config.model.text.encoder != "none"
   table = "\n".join(
     f"| {_plain(s.protocol)} | {_plain(s.what)} | {s.text()} |" for s in scores
   )
@@ -123,7 +127,7 @@ def card(
   shown = "\n".join(video.format(name) for name in samples)
   lines = [
     "---", "library_name: lamd_jax", f"license: {json.dumps(licence)}",
-    f"pipeline_tag: {_TASKS[config.system]}",
+    *([f"pipeline_tag: {_TASKS[config.system]}"] if asked else []),
     f"tags: [video, jax, {config.system}]", "---",
     "", f"# {_plain(name)}", "",
     f"{config.system.upper()} trained with lamd_jax: clips of {data.frames} frames of"

@@ -196,6 +196,9 @@ def _train(
     )  # fmt: skip
   except preemption.Preempted:
     result = loop.Result("preempted", 0)
+  except KeyboardInterrupt:
+    status.state("interrupted")
+    raise
   except BaseException as error:
     status.state("failed", f"{type(error).__name__}: {error}")
     raise

@@ -58,7 +58,7 @@ class Model:
 @pytest.mark.parametrize(
   "changes, said",
   [
-    ({"protocol": "fvd"}, "--protocol=fvd: not known"),
+    ({"protocol": "fvd"}, "--eval.protocol=fvd: not known"),
     ({"protocol": "lvdm"}, "takes 256x256 pixels, this run has 16"),
     ({"protocol": "jedi"}, "features come from a file"),
     ({"protocol": "pairs"}, "are for reconstruction"),

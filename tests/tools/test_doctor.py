@@ -121,6 +121,12 @@ def test_missing_folder_is_one_line_and_exit_3(tmp_path, capsys):
   assert "no such folder" in captured.err
 
 
+def test_a_file_is_no_folder(tmp_path, capsys):
+  (tmp_path / "a.mp4").write_bytes(b"")
+  assert doctor.main([str(tmp_path / "a.mp4")]) == 3
+  assert "a.mp4: is a file, not a folder" in capsys.readouterr().err
+
+
 def test_data_one_folder_down_is_found(tmp_path, capsys):
   _grow(tmp_path / "archive", TREES["Sky Time-lapse"][0])
   assert doctor.main([str(tmp_path)]) == 0

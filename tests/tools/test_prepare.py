@@ -84,6 +84,17 @@ def test_refuses_in_one_line(videos, tmp_path, capsys, more, message):
   assert len(error) == 1 and message in error[0]
 
 
+def test_clips_longer_than_every_video_are_told_as_such(tmp_path, capsys):
+  videos = tmp_path / "flat"
+  videos.mkdir()
+  for i in range(3):
+    media.write_mp4(videos / f"{i}.mp4", np.zeros((8, 16, 16, 3), np.uint8), 8)
+  assert prepare.main(_arguments(videos, tmp_path / "out", "--frames=60")) == 3
+  assert "3 of 3 videos are bad, see " in capsys.readouterr().err
+  reasons = (tmp_path / "out" / "corrupt.jsonl").read_text().splitlines()
+  assert all("8 frames, a clip needs 60" in line for line in reasons)
+
+
 def test_without_beam_a_runner_is_refused_with_the_fix(videos, tmp_path, capsys, monkeypatch):
   monkeypatch.setitem(sys.modules, "apache_beam", None)
   monkeypatch.delitem(sys.modules, "lamd_jax.tools.prepare_beam", raising=False)

@@ -64,7 +64,8 @@ def check_root(root: str) -> pathlib.Path:
     raise DataError("no data folder is named: say --config.data.root=DIR")
   path = pathlib.Path(root).expanduser()
   if not path.is_dir():
-    raise DataError(f"--config.data.root={root}: no such folder")
+    found = "is a file, not a folder" if path.exists() else "no such folder"
+    raise DataError(f"--config.data.root={root}: {found}")
   return path
 
 
@@ -193,7 +194,8 @@ def open_files(
     need = clips.span(config.frames, config.stride, config.sampling, config.pad_last)
     usable = [entry.n_frames >= need for entry in entries]
     entries = draw_splits(entries, usable)
-    if sum(usable) == 1:  # training and scoring on the one video there is
+    # Training and scoring on the one video there is; of none, each says what is wrong.
+    if sum(usable) <= 1:
       entries = [entry._replace(split=split) for entry in entries]
     held_out = sum(entry.split == "test" for entry in entries)
     say_once(
