@@ -30,6 +30,7 @@ number "$restarts" --restarts 0
 
 stopping=0
 child=
+exec {out}>&1
 # shellcheck disable=SC2329 # called by the traps
 pass_on() {
   stopping=1
@@ -40,20 +41,30 @@ pass_on() {
 trap pass_on TERM INT
 trap '((stopping)) || pass_on' HUP
 
+# Prints the run's number and, at its end, its code. It hears no signal: of a run that ends
+# as a signal ends `wait`, bash (5.2) forgets the code.
+# shellcheck disable=SC2329 # called below
+follow() {
+  trap '' TERM INT HUP
+  # Ctrl-C and HUP go to the whole group: the run would die of them before it has saved.
+  (trap - TERM && exec "$@" >&"$out") &
+  echo $!
+  local code=0
+  wait $! || code=$?
+  echo "$code"
+}
+
 for ((attempt = 0; ; attempt++)); do
   if ((DRY_RUN)); then
     show "$@"
     exit 0
   fi
-  # Ctrl-C and HUP go to the whole group: the run would die of them before it has saved.
-  (trap '' INT HUP && exec "$@") &
-  child=$!
+  exec {told}< <(follow "$@")
+  read -r child <&"$told"
   # If told to stop between two starts.
   ((!stopping)) || kill -TERM "$child" 2>/dev/null || true
-  # A signal ends `wait`, not the run: wait until it is gone, then ask for its code.
-  while kill -0 "$child" 2>/dev/null; do wait "$child" || true; done
-  code=0
-  wait "$child" || code=$?
+  read -r code <&"$told"
+  exec {told}<&-
   if ((code != PREEMPTED || stopping || attempt >= restarts)); then
     exit "$code"
   fi

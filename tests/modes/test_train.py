@@ -108,7 +108,7 @@ def test_a_process_that_cannot_see_the_cache_says_so(tmp_path, monkeypatch):
   meet = lambda name: None
   monkeypatch.setattr(latent_cache.multihost_utils, "sync_global_devices", meet)
   for done, error in ((True, ConfigError), (False, preemption.Preempted)):
-    heard = lambda _, done=done: np.asarray(done)
+    heard = lambda _, done=done: np.asarray([done, False])
     monkeypatch.setattr(latent_cache.multihost_utils, "broadcast_one_to_all", heard)
     with pytest.raises(error):
       latent_cache.build(None, {}, None, 1, tmp_path / "key", preemption.Stop())
