@@ -41,25 +41,30 @@ pass_on() {
 trap pass_on TERM INT
 trap '((stopping)) || pass_on' HUP
 
-# Prints the run's number and, at its end, its code. It hears no signal: of a run that ends
-# as a signal ends `wait`, bash (5.2) forgets the code.
-# shellcheck disable=SC2329 # called below
-follow() {
-  trap '' TERM INT HUP
-  # Ctrl-C and HUP go to the whole group: the run would die of them before it has saved.
-  (trap - TERM && exec "$@" >&"$out") &
-  echo $!
-  local code=0
-  wait $! || code=$?
-  echo "$code"
-}
+# Says the run's number and, at its end, its code. Python's, since bash (5.2) forgets the code
+# of a run that ends as a signal ends `wait`. It hears no signal itself; nor shall the run
+# hear Ctrl-C and HUP, which go to the whole group: it would die before it has saved.
+readonly FOLLOW='
+import os, signal, subprocess, sys
+told = os.fdopen(3, "w", buffering=1)
+hears = lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL)
+try:
+  run = subprocess.Popen(sys.argv[1:], preexec_fn=hears)
+except OSError as error:
+  print(f"launch: {error}", file=sys.stderr)
+  print(os.getpid(), 127, sep="\n", file=told)
+else:
+  print(run.pid, file=told)
+  code = run.wait()
+  print(code if code >= 0 else 128 - code, file=told)
+'
 
 for ((attempt = 0; ; attempt++)); do
   if ((DRY_RUN)); then
     show "$@"
     exit 0
   fi
-  exec {told}< <(follow "$@")
+  exec {told}< <(trap '' TERM INT HUP && exec python3 -c "$FOLLOW" "$@" 3>&1 >&"$out")
   read -r child <&"$told"
   # If told to stop between two starts.
   ((!stopping)) || kill -TERM "$child" 2>/dev/null || true
