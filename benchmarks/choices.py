@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import harness
+from benchmarks.accelerator import _filled
 from lamd_jax import command_line
 from lamd_jax import types
 from lamd_jax.diffusion import guidance as guidance_lib
@@ -41,20 +42,6 @@ _WEIGHT = 8.0  # of guidance
 
 # What one calls, and the MiB of its program.
 Program = tuple[Callable[[], Any], float]
-
-
-def _filled(tree: Any) -> Any:
-  """Small numbers, none zero: no side may profit from a trivial product."""
-  generator = np.random.default_rng(0)
-
-  def one(x: Any) -> Any:
-    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-      return jax.random.key(0)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-      return jnp.zeros(x.shape, x.dtype)
-    return jnp.asarray(generator.random(x.shape, np.float32) * 0.04, x.dtype)
-
-  return jax.tree.map(one, tree)
 
 
 def _compiled(function: Any, *arguments: Any) -> tuple[Any, float]:

@@ -7,7 +7,7 @@
 #
 # Starts COMMAND again whenever it exits with 75, N times at most (1000). Told to stop
 # (SIGTERM, Ctrl-C, a closed terminal), it sends the run SIGTERM, waits until it has saved
-# and ends too. A second SIGTERM or Ctrl-C ends the run without saving.
+# and ends too. A second SIGTERM or Ctrl-C ends the run without saving. Needs python3.
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 # shellcheck source=launch/common.sh

@@ -6,9 +6,10 @@
    "error": "", "updated": "2026-01-01T12:00:00+00:00"}
 
 `state` is starting, training, scoring, finished, preempted (the same command goes on),
-interrupted (by Ctrl-C; likewise) or failed (`error` says why). `eta_seconds` is of the stage, `input_wait` the share of the
-time that the devices waited for batches of late; null until they are known. A
-state that is not final and was not updated for minutes is that of a process that died.
+interrupted (by Ctrl-C; likewise) or failed (`error` says why). `eta_seconds` is of the
+stage, `input_wait` the share of the time that the devices waited for batches of late;
+null until they are known. A state that is not final and was not updated for minutes is
+that of a process that died.
 """
 
 from __future__ import annotations
