@@ -40,10 +40,10 @@ from benchmarks import harness
 from lamd_jax import command_line
 from lamd_jax import config as config_lib
 from lamd_jax import knobs
+from lamd_jax import local_devices
 from lamd_jax import long_video
 from lamd_jax import types
 from lamd_jax.modes import compile as compile_mode
-from lamd_jax.systems import lvdm_long
 from lamd_jax.systems.registry import SYSTEMS
 from lamd_jax.training import compile_cache
 from lamd_jax.training import flops
@@ -191,12 +191,10 @@ def _long(path: str, how: str, steps: int) -> Program:
   config, system = _opened(path)
   sample = config_lib.sample_defaults()
   sample.update(sampler="dpmpp_2m", steps=steps, long=how)
-  settings = lvdm_long.LongSettings(
-    how, sample.noise_level, sample.null, knobs.sampler(sample)
-  )
   weights = _filled(_weights(system, config.stages))
-  video = long_video.LongVideo(
-    long_video.Programs(system, settings), weights, frames=10**6, seed=0, number=0,
+  one = local_devices.LocalDevices(lambda: weights, "one")
+  video = long_video.LongVideos(
+    long_video.Programs(system, knobs.long(sample)), one, frames=10**6, of=[(0, 0)],
     overlap=sample.overlap, around=lambda k: contextlib.nullcontext(),
   )  # fmt: skip
   carry = video.unit(0, {})[1]
@@ -206,7 +204,7 @@ def _long(path: str, how: str, steps: int) -> Program:
     frames, left = 0, carry
     for k in range(1, 1 + _FEW_UNITS):
       made, left = video.unit(k, left)
-      frames += len(made)
+      frames += made.shape[1]
     facts["frames"] = frames
     return made
 

@@ -37,10 +37,12 @@ from lamd_jax.data import pipeline
 from lamd_jax.errors import ConfigError
 from lamd_jax.systems import gen1_edit
 from lamd_jax.systems import lamd
-from lamd_jax.systems import lvdm_long
 from lamd_jax.systems.registry import SYSTEMS
 from lamd_jax.training import compile_cache
 from lamd_jax.training import precision
+
+
+stream = long_video.stream
 
 
 class Model:
@@ -132,12 +134,9 @@ class Model:
     if settings.long == "none":
       made = self._run(settings, given, seeds, watch)
     else:
-      own = watching.own_seeds(knobs, seeds, settings.n)
-      videos = [
-        self._long_video(number, knobs, callback, i)
-        for i, (number, knobs) in enumerate(own)
-      ]
-      made = [np.concatenate(list(stream(video))) for video in watch.each(videos)]
+      own = {**knobs, "seed": seeds or settings.seed}
+      videos = self.long_videos(settings.n, callback=callback, **own)
+      made = list(watch.each(videos))
     clips = [Clip(frames, fps) for frames in made]
     return clips[0] if n is None else clips
 
@@ -194,25 +193,36 @@ class Model:
     Iterate over `api.stream(video)`, or over its units. Knobs, `callback` and errors are
     those of `generate`; `long` says how and `frames` how many.
     """
-    return self._long_video(number, knobs, callback, 0)
-
-  def _long_video(
-    self, number: int, knobs: Mapping[str, Any], callback: watching.Callback | None,
-    place: int,
-  ) -> long_video.LongVideo:  # fmt: skip
     settings = knobs_lib.settings(self.config, self.weights, {**knobs, "n": 1})
-    if settings.long == "none":
-      raise ConfigError("long='none': choose autoregressive, hierarchical or sliding")
-    programs = self._long(
-      lvdm_long.LongSettings(
-        settings.long, settings.noise_level, settings.null,
-        watching.watched(knobs_lib.sampler(settings), self._listener, callback),
-      )
-    )  # fmt: skip
+    of = [(settings.seed, number)]
+    return long_video.LongVideo(self._long_videos(settings, callback, of, 0))
+
+  def long_videos(
+    self, n: int, *, callback: watching.Callback | None = None, **knobs: Any
+  ) -> Iterator[np.ndarray]:
+    """Yields the frames [F,H,W,3] uint8 of long videos 0 to n-1, see `long_video`.
+
+    The devices of this host make one each, side by side; with a callback, one device
+    makes one after the other.
+    """
+    _, knobs, seeds = watching.split_seeds(n, knobs)
+    settings = knobs_lib.settings(self.config, self.weights, {**knobs, "n": n})
+    plan = functools.partial(self._long_videos, settings, callback)
+    at_once = self.devices.at_once(n, 1) if callback is None else 1
+    of = watching.own_seeds(settings.seed, seeds, n)
+    return long_video.whole(plan, of, at_once)
+
+  def _long_videos(
+    self, settings: ConfigDict, callback: watching.Callback | None,
+    of: Sequence[tuple[int, int]], place: int,
+  ) -> long_video.LongVideos:  # fmt: skip
+    asked = knobs_lib.long(settings)
+    sampler = watching.watched(asked.sampler, self._listener, callback)
+    programs = self._long(dataclasses.replace(asked, sampler=sampler))
     around = watching.around_units(self._listener, callback, settings.steps, place)
-    return long_video.LongVideo(
-      programs, self.weights, frames=settings.frames or self.config.data.frames,
-      seed=settings.seed, number=number, overlap=settings.overlap, around=around,
+    return long_video.LongVideos(
+      programs, self.devices, frames=settings.frames or self.config.data.frames,
+      of=of, overlap=settings.overlap, around=around,
     )  # fmt: skip
 
   def _asked(
@@ -348,14 +358,6 @@ class Model:
     streams = rng.Streams(rng.root(seed), jnp.zeros((), jnp.int32))
     latents = self.system.random_latents(streams, jnp.arange(n))
     return self.decode(latents, chunk, types.Prompt(image=images))
-
-
-def stream(video: long_video.LongVideo) -> Iterator[np.ndarray]:
-  """Yields the frames of a long video as they are finished, [n,H,W,3] uint8."""
-  carry: long_video.Carry = {}
-  for k in range(video.units):
-    frames, carry = video.unit(k, carry)
-    yield frames
 
 
 def from_workdir(

@@ -17,6 +17,7 @@ from lamd_jax import sample_checks
 from lamd_jax.errors import ConfigError
 from lamd_jax.errors import WeightsError
 from lamd_jax.systems import gen1_edit
+from lamd_jax.systems import lvdm_long
 from lamd_jax.systems import sampling
 
 
@@ -107,3 +108,12 @@ def sampler(found: ConfigDict) -> sampling.SamplerSettings:
 
 def edit(found: ConfigDict) -> gen1_edit.EditSettings:
   return gen1_edit.EditSettings(sampler(found), found.start, found.strength)
+
+
+def long(found: ConfigDict) -> lvdm_long.LongSettings:
+  """Raises ConfigError where no way of making long videos is chosen."""
+  if found.long == "none":
+    raise ConfigError("long='none': choose autoregressive, hierarchical or sliding")
+  return lvdm_long.LongSettings(
+    found.long, found.noise_level, found.null, sampler(found)
+  )

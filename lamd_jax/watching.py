@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import sys
@@ -162,11 +162,11 @@ class Watch:
       yield
     self._batches += 1
 
-  def each(self, videos: Sequence[Any]) -> Iterator[Any]:
-    """Yields videos, and tells when each is done with."""
-    for i, video in enumerate(videos):
-      yield video
+  def each(self, clips: Iterable[Any]) -> Iterator[Any]:
+    """Yields clips, and tells that each is finished."""
+    for i, clip in enumerate(clips):
       self.clips(i + 1)
+      yield clip
 
   def clips(self, done: int) -> None:
     """`done` clips are finished."""
@@ -240,10 +240,8 @@ def rows(
   return streams._replace(root=roots), np.zeros_like(index)
 
 
-def own_seeds(
-  knobs: Mapping[str, Any], seeds: Sequence[int], n: int
-) -> list[tuple[int, dict[str, Any]]]:
-  """Returns for each of n videos its number and its knobs, as `rows` does for clips."""
+def own_seeds(seed: int, seeds: Sequence[int], n: int) -> list[tuple[int, int]]:
+  """Returns the seed and the number of each of n videos, as `rows` does for clips."""
   if not seeds:
-    return [(i, dict(knobs)) for i in range(n)]
-  return [(0, {**knobs, "seed": seeds[i % len(seeds)]}) for i in range(n)]
+    return [(seed, i) for i in range(n)]
+  return [(seeds[i % len(seeds)], 0) for i in range(n)]

@@ -27,7 +27,7 @@ ALLOWED = {
   "eval_checks": {"errors", "limits", "sample_checks"},
   "media": {"errors"},
   "segments": {"errors", "media"},
-  "long_video": {"rng", "systems"},
+  "long_video": {"local_devices", "rng", "systems"},
   "gallery": {"media"},
   "ops": _BASE | {"meshes"},
   "diffusion": _BASE | {"ops"},

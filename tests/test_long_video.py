@@ -49,7 +49,7 @@ def test_exactly_the_frames_asked_for(model, long, frames):
 @pytest.mark.parametrize("long", ["autoregressive", "hierarchical"])
 def test_longer_videos_begin_alike_and_compile_nothing_new(model, long):
   short = np.concatenate(list(api.stream(plan(model, long, 24))))
-  programs = model._long(plan(model, long, 24)._programs.settings)
+  programs = model._long(plan(model, long, 24)._videos._programs.settings)
   before = programs.generate._cache_size(), programs.decode._cache_size()
   whole = np.concatenate(list(api.stream(plan(model, long, 60))))
   assert (programs.generate._cache_size(), programs.decode._cache_size()) == before
@@ -66,12 +66,12 @@ def test_a_callback_knows_the_unit_of_its_chains(model, monkeypatch):
 
   def chains(k, carry):
     for position in (9.0, 4.0, 9.0, 4.0):  # keyframes, then gaps
-      video._programs.settings.sampler.watch(position, np.zeros((1, 3, 4, 4, 2)))
-    return np.zeros((6, 4, 4, 2), np.float32), {}
+      video._videos._programs.settings.sampler.watch(position, np.zeros((1, 3, 4, 4, 2)))
+    return np.zeros((1, 6, 4, 4, 2), np.float32), {}
 
-  monkeypatch.setattr(video, "_latents", chains)
-  decoded = (np.zeros((12, 16, 16, 3), np.uint8), np.zeros((2, 16, 16, 3)))
-  monkeypatch.setattr(video._programs, "decode", lambda *_: decoded)
+  monkeypatch.setattr(video._videos, "_latents", chains)
+  decoded = (np.zeros((1, 12, 16, 16, 3), np.uint8), np.zeros((1, 2, 16, 16, 3)))
+  monkeypatch.setattr(video._videos._programs, "decode", lambda *_: decoded)
   list(api.stream(video))
   expected = [(k, step, 2) for k in range(video.units) for step in (0, 1, 0, 1)]
   assert heard == expected and video.units > 1
@@ -132,14 +132,19 @@ def test_keyframes_and_gaps_are_in_place(model, monkeypatch):
     return start + steps * np.ones_like(known)
 
   monkeypatch.setattr(model.system, "conditional_clip", conditional_clip)
-  settings = plan(model, "hierarchical", 8)._programs.settings
-  known, values = np.zeros((1, 4, 4, 2), np.float32), []
+  settings = plan(model, "hierarchical", 8)._videos._programs.settings
+  known, values = np.zeros((2, 1, 4, 4, 2), np.float32), []
+  known[1] = 40
   for k in range(3):
     latents, known = lvdm_long.hierarchical(
-      model.system, {}, jax.random.key(0), float(k > 0), known, settings
+      model.system, {}, jax.random.split(jax.random.key(0)), np.full(2, k > 0), known,
+      settings,
     )
-    values += np.asarray(latents)[:, 0, 0, 0].tolist()
-  assert values == [i / 2 for i in range(18)]
+    values.append(np.asarray(latents)[..., 0, 0, 0])
+  first, second = np.concatenate(values, axis=1).tolist()
+  assert first == [i / 2 for i in range(18)]
+  # Of nothing known before, both begin at 0.
+  assert second == first
 
 
 @pytest.mark.parametrize("overlap", [0, 1, 2])
@@ -156,9 +161,11 @@ def test_units_join_to_the_decoding_of_the_whole(model, monkeypatch, overlap):
   context, made = latents[:overlap], []
   for k in range(0, 9, 3):
     unit = latents[k : k + 3]
-    frames, tail = lvdm_long.decode_unit(model.system, {}, context, unit, tail)
-    context = unit[len(unit) - overlap :]
-    made.append(np.asarray(frames)[0 if k else 2 * overlap :])
+    frames, tail = lvdm_long.decode_unit(
+      model.system, {}, context[None], unit[None], tail[None]
+    )
+    tail, context = tail[0], unit[len(unit) - overlap :]
+    made.append(np.asarray(frames)[0, 0 if k else 2 * overlap :])
   whole = np.asarray(pixels_lib.to_uint8(each_alone({}, latents[None])[0]))
   np.testing.assert_array_equal(np.concatenate(made), whole[: 18 - 2 * overlap])
 
@@ -167,11 +174,11 @@ def test_sliding_averages_windows(model):
   """A denoiser that answers the same everywhere is not changed by averaging."""
   settings = model.long_video(
     long="sliding", frames=12, steps=2, spacing="trailing"
-  )._programs.settings.sampler
+  )._videos._programs.settings.sampler
   z = lvdm_long.sliding(
-    model.system, model.weights, jax.random.key(0), 6, settings
+    model.system, model.weights, jax.random.key(0)[None], 6, settings
   )
-  assert z.shape == (6, 4, 4, 2) and np.isfinite(z).all()
+  assert z.shape == (1, 6, 4, 4, 2) and np.isfinite(z).all()
 
 
 @pytest.mark.parametrize(
@@ -201,3 +208,18 @@ def test_videos_of_a_seed_differ_and_repeat(model):
   assert not np.array_equal(a, b) and not np.array_equal(a, c)
   np.testing.assert_array_equal(a, frames(first(None, 0)))
   assert isinstance(first(0, 0), long_video.LongVideo)
+
+
+@pytest.mark.parametrize("long", ["autoregressive", "hierarchical", "sliding"])
+def test_devices_make_a_video_each(model, long):
+  """Nine on eight devices; chains round otherwise there, and a step of a uint8 shows."""
+  knobs = dict(
+    long=long, frames=13, steps=2, noise_level=10, spacing="trailing", seed=3
+  )
+  made = list(model.long_videos(9, **knobs))
+  alone = lambda k: np.concatenate(list(api.stream(model.long_video(k, **knobs))))
+  assert len(made) == 9
+  for k in (0, 5, 8):
+    difference = np.abs(made[k].astype(int) - alone(k))
+    assert made[k].shape == (13, 16, 16, 3) and difference.max() <= 1
+  assert np.abs(made[0].astype(int) - made[8]).max() > 10

@@ -112,6 +112,5 @@ def test_a_strip_is_not_what_generate_makes(model):
 
 
 def test_long_videos_take_seeds_in_turn():
-  assert watching.own_seeds({"seed": 1}, (), 2) == [(0, {"seed": 1}), (1, {"seed": 1})]
-  own = watching.own_seeds({"seed": 4}, (4, 5), 3)
-  assert own == [(0, {"seed": 4}), (0, {"seed": 5}), (0, {"seed": 4})]
+  assert watching.own_seeds(1, (), 2) == [(1, 0), (1, 1)]
+  assert watching.own_seeds(4, (4, 5), 3) == [(4, 0), (5, 0), (4, 0)]

@@ -339,27 +339,26 @@ def _long(
   else:
     floor = (base, run("floor", source, picked.other, protocol.stride).features)
   console, rows = Console("evaluate: long videos", videos), []
-  for number in range(videos):
-    video = model.long_video(
-      number, long=evaluation.long, frames=evaluation.frames, seed=evaluation.seed,
-      **{k: evaluation[k] for k in _KNOBS if k != "batch"},
-    )  # fmt: skip
-    frames = np.concatenate(list(api.stream(video)))
+  made = model.long_videos(
+    videos, long=evaluation.long, frames=evaluation.frames, seed=evaluation.seed,
+    **{k: evaluation[k] for k in _KNOBS if k != "batch"},
+  )  # fmt: skip
+  for frames in made:
     whole = frames[: len(frames) // length * length]
     cut = whole.reshape(-1, length, *frames.shape[1:])
     rows.append(np.concatenate(list(run.extract(cut))))
-    console.advance(number + 1)
+    console.advance(len(rows))
   console.line()
-  made = np.stack(rows)  # [V,S,D]
+  segments = np.stack(rows)  # [V,S,D]
   compare = lambda metric, *pair: scoring.compare(
     protocol, metric, *pair, resamples=options.resamples, seed=options.seed
   ).record()
   found = score_inputs.head(protocol, options, run.weights)
   scores = {
     f"segment {k}, frames {k * length} to {(k + 1) * length - 1}": [
-      compare(metric, base, made[:, k]) for metric in scoring.METRICS
+      compare(metric, base, segments[:, k]) for metric in scoring.METRICS
     ]
-    for k in range(made.shape[1])
+    for k in range(segments.shape[1])
   }
   _write_segments(folder, protocol, list(scores.values()))
   # As many other real clips as there are videos: small sets score higher by themselves.

@@ -48,15 +48,12 @@ def _real_long(config: ConfigDict, videos: int, frames: int) -> np.ndarray | Non
 def _made(
   model: api.Model, options: argparse.Namespace, noise_level: int, guidance: float
 ) -> np.ndarray:
-  rows = []
-  for number in range(options.videos):
-    video = model.long_video(
-      number, long=options.long, frames=options.frames, noise_level=noise_level,
-      guidance=guidance, null=options.null, steps=options.steps,
-      sampler=options.sampler, seed=options.seed,
-    )  # fmt: skip
-    rows.append(np.concatenate(list(api.stream(video))))
-  return np.stack(rows)
+  videos = model.long_videos(
+    options.videos, long=options.long, frames=options.frames, noise_level=noise_level,
+    guidance=guidance, null=options.null, steps=options.steps, sampler=options.sampler,
+    seed=options.seed,
+  )  # fmt: skip
+  return np.stack(list(videos))
 
 
 def run(options: argparse.Namespace) -> None:
