@@ -154,7 +154,8 @@ def run(config: ConfigDict, workdir: epath.Path, sample: ConfigDict) -> int:
   clips = model.generate(sample.n, progress=show, **{**knobs, "strip": 0})
   seconds = time.monotonic() - started
   print(f" in {seconds:.1f} s, compilation included", flush=True)
-  sample_folder.remove_old(folder)
+  if (before := sample_folder.remove_old(folder)) > sample.n:
+    print(f"they replace {before} clips that an earlier command left in {folder}")
   write_clips(folder, clips, formats)
   if sample.strip:
     del knobs["motion_from"]

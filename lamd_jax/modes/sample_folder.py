@@ -105,15 +105,16 @@ def _written(folder: pathlib.Path, earlier: dict[str, Any]) -> Iterator[pathlib.
     yield folder / name
 
 
-def remove_old(folder: pathlib.Path) -> None:
-  """Removes what an earlier command wrote, of which there may have been more."""
+def remove_old(folder: pathlib.Path) -> int:
+  """Removes what an earlier command wrote; returns how many clips those were."""
   if not (earlier := _earlier(folder)):
-    return
+    return 0
   for path in list(_written(folder, earlier)):
     if not path.is_dir():
       path.unlink(missing_ok=True)
     if path.parent != folder and path.parent.is_dir() and not any(path.parent.iterdir()):
       path.parent.rmdir()
+  return earlier["n"]
 
 
 def weights_of(

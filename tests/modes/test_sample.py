@@ -86,10 +86,10 @@ def test_files_of_an_earlier_command_go(tmp_path):
     (tmp_path / name).touch()
   (tmp_path / "2024").mkdir()
   before = set(tmp_path.rglob("*"))
-  sample_folder.remove_old(tmp_path)
+  assert sample_folder.remove_old(tmp_path) == 0
   assert set(tmp_path.rglob("*")) == before  # no samples.json: not known to be ours
   _record(tmp_path, 3, formats)
-  sample_folder.remove_old(tmp_path)
+  assert sample_folder.remove_old(tmp_path) == 3
   left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
   assert left == {*mine, "002", "2024"}
 
