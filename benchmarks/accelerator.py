@@ -65,6 +65,7 @@ CASES = (
   "sample:configs/lvdm_sky.py:50:8",
   "sample:configs/lvdm_webvid.py:20:8",
   "sample:configs/lamd_mug.py:20:8",
+  "sample:configs/gen1_davis.py:20:4",
   "train:configs/lvdm_sky_long.py:prediction:32",
   "train:configs/lamd_cater_gen_v1.py:motion_diffusion:64",
   "train:configs/lamd_cater_gen_v1.py:motion_autoencoder:16",
