@@ -4,7 +4,8 @@
 A convolution can pad zeros by itself; repeating the border takes a copy of the clip, of
 which a TPU moves gigabytes at full resolution, in tiles that few channels fill to a
 quarter. There zeros are padded, and what the border's rows and columns add is computed
-from them alone, at the outermost rows and columns of the result. Other platforms copy.
+from them alone, for the outermost rows and columns of the result. Other platforms copy,
+and so do few clips of few channels, which XLA lays out with neither in a tile's rows.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from lamd_jax.ops import conv as conv_ops
 
 Triple = tuple[int, int, int]
 _HEIGHT, _WIDTH = 2, 3  # axes of a clip
+# From here on channels fill half the lanes of a TPU's tile, clips all of its rows.
+_MANY_CHANNELS, _MANY_CLIPS = 64, 8
 
 
 def replicate_pad(x: jax.Array, kernel: Triple, stride: Triple) -> jax.Array:
@@ -65,7 +68,9 @@ def _conv(
   uneven = step == "stride" and any((n + sum(p) - k) % s for n, k, p, s in sides)
   # XLA mistakes convolutions over an axis that the mesh cuts: see `ops.conv`.
   wide = max(map(max, pads)) > 1
-  if axes.frame_parts() > 1 or not any(map(any, pads)) or wide or uneven:
+  clips = x.shape[0] // axes.row_parts()
+  few = x.shape[-1] < _MANY_CHANNELS and clips % _MANY_CLIPS != 0
+  if axes.frame_parts() > 1 or not any(map(any, pads)) or wide or uneven or few:
     return padded(x, kernel, bias)
   unpadded = functools.partial(_unpadded, stride=stride, step=step)
   return lax.platform_dependent(x, kernel, bias, tpu=unpadded, default=padded)

@@ -22,10 +22,15 @@ CASES = [
 ]
 
 
-def _arrays(kernel):
+def _arrays(kernel, clips=8, channels=3):
   generator = np.random.default_rng(0)
   draw = lambda *shape: jnp.asarray(generator.standard_normal(shape, np.float32))
-  return draw(2, 4, 6, 8, 3), draw(*kernel, 3, 5), draw(5)
+  return draw(clips, 4, 6, 8, channels), draw(*kernel, channels, 5), draw(5)
+
+
+def _copies(text, height, channels=3):
+  return [line for line in text.splitlines() if "stablehlo.concatenate" in line
+          and f"x{height}x8x{channels}x" in line.split("->")[-1]]  # fmt: skip
 
 
 @pytest.mark.parametrize(["step", "conv", "kernel", "stride"], CASES)
@@ -50,10 +55,17 @@ def test_for_tpus_height_and_width_are_not_copied(platform, step, conv, kernel, 
   del step
   program = jax.jit(lambda *x: conv(*x, stride))
   text = program.trace(*_arrays(kernel)).lower(lowering_platforms=(platform,)).as_text()
-  padded = 6 + kernel[1] - stride[1]
-  copies = [line for line in text.splitlines() if "stablehlo.concatenate" in line
-            and f"x{padded}x8x3x" in line.split("->")[-1]]  # fmt: skip
-  assert bool(copies) == (platform != "tpu")
+  assert bool(_copies(text, 6 + kernel[1] - stride[1])) == (platform != "tpu")
+
+
+@pytest.mark.parametrize(
+  "clips, channels, copied", [(2, 3, True), (12, 32, True), (2, 64, False), (16, 3, False)]
+)
+def test_few_clips_of_few_channels_are_copied_everywhere(clips, channels, copied):
+  arrays = _arrays((3, 3, 3), clips, channels)
+  program = jax.jit(lambda *x: conv_repeated.conv(*x, (1, 1, 1)))
+  text = program.trace(*arrays).lower(lowering_platforms=("tpu",)).as_text()
+  assert bool(_copies(text, 8, channels)) == copied
 
 
 def test_wider_borders_are_copied_everywhere():
