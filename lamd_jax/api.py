@@ -41,8 +41,7 @@ from lamd_jax.systems.registry import SYSTEMS
 from lamd_jax.training import compile_cache
 from lamd_jax.training import precision
 
-
-stream = long_video.stream
+stream = long_video.stream  # beside `Model.long_video`, whose frames it yields
 
 
 class Model:

@@ -29,7 +29,7 @@ def filled(tree, seed=0):
 
 
 def gradients_on(stage, frozen, batch, preset, devices, variant):
-  """Returns (gradients, losses): a third of what a whole step takes to compile."""
+  """Returns (gradients, losses); less to compile than a whole step."""
   mesh = sharding.make_mesh(preset, jax.devices()[:devices])
   params, extras = stage.init(0)
   params = filled(params)
