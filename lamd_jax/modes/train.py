@@ -123,7 +123,7 @@ def _cached_latents(
   """Encodes the training clips once and serves draws from what was stored."""
   cache = cached_latents.plan(stage, config, frozen, workdir)
   dataset = latent_cache.build(
-    stage, frozen, cache.batches, cache.count, cache.folder, stop
+    stage, frozen, cache.batches, cache.count, cache.batch, cache.folder, stop
   )
   return latent_cache.LatentLoader(
     dataset,

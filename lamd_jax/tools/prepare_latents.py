@@ -29,6 +29,7 @@ from lamd_jax.systems.registry import SYSTEMS
 from lamd_jax.training import checkpoints
 from lamd_jax.training import compile_cache
 from lamd_jax.training import latent_cache
+from lamd_jax.training import latent_fill
 from lamd_jax.training import precision
 from lamd_jax.training import stage as stage_lib
 
@@ -92,7 +93,7 @@ def _open(workdir: str, root: str, name: str) -> _Opened:
 def _encoder(workdir: str, root: str, name: str) -> Callable[..., dict[str, np.ndarray]]:
   opened = _open(workdir, root, name)
   compile_cache.enable()
-  return latent_cache.encoder(opened.stage, opened.frozen)
+  return latent_fill.encoder(opened.stage, opened.frozen)
 
 
 def _place(task: Task) -> pathlib.Path:
@@ -215,6 +216,6 @@ def _fill(workdir: str, root: str, name: str, engine: Callable[..., None]) -> No
   )
   if todo:
     engine(write_part, todo)
-  latent_cache.assemble(_rows(every), cache.count, cache.folder)
+  latent_fill.assemble(_rows(every), cache.count, pathlib.Path(cache.folder))
   shutil.rmtree(f"{cache.folder}.parts")
   print(f"{name}: {cache.count} clips are in {cache.folder}", flush=True)

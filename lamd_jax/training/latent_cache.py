@@ -8,31 +8,23 @@ posterior; each visit of the training step draws from it afresh.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-import contextlib
-import errno
+from collections.abc import Callable, Iterator, Mapping
 import functools
 import hashlib
 import json
 import os
 import pathlib
-import shutil
-import sys
 from typing import Any, NamedTuple
 
-from absl import logging
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
 from lamd_jax import types
 from lamd_jax.errors import ConfigError
+from lamd_jax.training import latent_fill
 from lamd_jax.training import preemption
-from lamd_jax.training import sharding
 from lamd_jax.training.stage import Frozen, Stage
-
-_COMPLETE = "complete.json"
-_PROGRESS = "progress.json"
 
 
 def key(frozen: Frozen, description: Mapping[str, Any]) -> str:
@@ -44,7 +36,8 @@ def key(frozen: Frozen, description: Mapping[str, Any]) -> str:
       index, the clip table or how it is drawn.
   """
   digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
-  for path, leaf in jax.tree_util.tree_leaves_with_path(_plain(frozen)):
+  plain = {name: dict(weights) for name, weights in frozen.items()}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(plain):
     array = np.ascontiguousarray(leaf)
     name = f"{jax.tree_util.keystr(path)}:{array.dtype}:{array.shape}"
     digest.update(name.encode())
@@ -70,9 +63,9 @@ class LatentDataset(NamedTuple):
 def load(directory: str | os.PathLike[str]) -> LatentDataset | None:
   """Opens a complete cache; None if there is none."""
   folder = _local(directory)
-  if not (folder / _COMPLETE).exists():
+  if not (folder / latent_fill.COMPLETE).exists():
     return None
-  fields = json.loads((folder / _COMPLETE).read_text())["fields"]
+  fields = json.loads((folder / latent_fill.COMPLETE).read_text())["fields"]
   arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in fields}
   return LatentDataset(*(arrays.get(name) for name in LatentDataset._fields))
 
@@ -82,199 +75,39 @@ def build(
   frozen: Frozen,
   batches: Callable[[int], Iterator[types.VideoBatch]],
   count: int,
+  batch: int,
   directory: str | os.PathLike[str],
   stop: preemption.Stop,
 ) -> LatentDataset:
   """Fills a cache, or opens it, or completes one that was broken off.
 
+  Several processes encode a share each, and all read the whole.
+
   Args:
     stage: its `encode` is what is stored.
     frozen: the weights that encode.
     batches: `batches(first)` yields the clips of the table in order from clip `first`
-      on; with several processes, all clips on process 0.
+      on.
     count: clips in the table.
-    directory: a local folder whose last part is `key(...)`.
+    batch: clips that `batches` yields at once.
+    directory: a local folder, the same for all processes, whose last part is `key(...)`.
     stop: polled after each batch.
 
   Raises:
     preemption.Preempted: asked to stop; what is done is kept.
-  """
-  if jax.process_count() > 1:
-    # The devices' first meeting has to be within ten minutes, filling takes longer.
-    multihost_utils.sync_global_devices("latent cache")
-  found, failure = load(directory), None
-  if found is None and jax.process_index() == 0:
-    try:
-      _fill(stage, frozen, batches, count, _local(directory), stop)
-    except Exception as error:  # raised below, once the others know
-      failure = error
-  found = load(directory)
-  done, failed = found is not None, failure is not None
-  if jax.process_count() > 1:  # also waits for process 0
-    told = np.asarray([done, failed])
-    done, failed = map(bool, multihost_utils.broadcast_one_to_all(told))
-    found = load(directory)
-  if failure is not None:
-    raise failure
-  if failed:
-    raise ConfigError("train.latent_cache: process 0 failed to fill it, and says why")
-  if not done:
-    raise preemption.Preempted  # process 0 was asked to stop
-  if found is None:
-    raise ConfigError(
-      f"train.latent_cache: process 0 has filled {directory}, which process"
-      f" {jax.process_index()} does not see: name a --workdir that all hosts share, or"
-      " say --config.train.latent_cache=false"
-    )
-  return found
-
-
-def assemble(
-  parts: Iterator[Mapping[str, np.ndarray]],
-  count: int,
-  directory: str | os.PathLike[str],
-) -> None:
-  """Makes a cache of fields that were encoded elsewhere, as `build` would have.
-
-  Args:
-    parts: rows of every field, in order.
-    count: rows in all.
-    directory: see `build`.
+    ConfigError: there is no room, too few clips, or not all processes see the folder.
   """
   folder = _local(directory)
-  # A name of its own: training that was broken off may have left `.partial`.
-  partial = folder.with_name(f"{folder.name}.assembled")
-  shutil.rmtree(partial, ignore_errors=True)
-  partial.mkdir(parents=True)
-  arrays: dict[str, np.ndarray] = {}
-  done = 0
-  for fields in parts:
-    arrays = arrays or _open(partial, fields, count, resume=False)
-    rows = len(next(iter(fields.values())))
-    for name, values in fields.items():
-      arrays[name][done : done + rows] = values
-    done += rows
-  if done != count:
-    raise ConfigError(f"latent cache: the parts hold {done} clips of {count}")
-  for array in arrays.values():
-    array.flush()
-  _replace(partial / _COMPLETE, {"count": count, "fields": sorted(arrays)})
-  partial.rename(folder)
-
-
-def _fill(
-  stage: Stage,
-  frozen: Frozen,
-  batches: Callable[[int], Iterator[types.VideoBatch]],
-  count: int,
-  folder: pathlib.Path,
-  stop: preemption.Stop,
-) -> None:
-  partial = folder.with_name(f"{folder.name}.partial")
-  partial.mkdir(parents=True, exist_ok=True)
-  progress = partial / _PROGRESS
-  done = json.loads(progress.read_text())["done"] if progress.exists() else 0
-  arrays: dict[str, np.ndarray] = {}
-  encode = encoder(stage, frozen)
-  for batch in batches(done) if done < count else ():
-    if stop.requested():
-      _stopped(done, count)
-      return
-    rows = min(len(batch.index), count - done)
-    fields = {name: x[:rows] for name, x in encode(batch).items()}
-    arrays = arrays or _open(partial, fields, count, resume=done > 0)
-    for name, values in fields.items():
-      arrays[name][done : done + rows] = values
-      arrays[name].flush()
-    done += rows
-    # After the arrays: what it says is done is on disk.
-    _replace(progress, {"done": done, "fields": sorted(arrays)})
-    if done == count:
-      break
-  if done < count:
-    raise ConfigError(f"latent cache: the clips ended at {done} of {count}")
-  names = json.loads(progress.read_text())["fields"]
-  _replace(partial / _COMPLETE, {"count": count, "fields": names})
-  partial.rename(folder)
-
-
-def encoder(
-  stage: Stage, frozen: Frozen
-) -> Callable[[types.VideoBatch], dict[str, np.ndarray]]:
-  """Returns a function from a batch to the fields that are stored, by name.
-
-  It runs over this process's devices, and encodes a clip alike in batches of one size.
-  """
-  mesh = sharding.rows_mesh(jax.local_devices())
-  whole = sharding.replicated(mesh)
-  weights = jax.device_put(_plain(frozen), whole)
-  run = jax.jit(stage.encode, out_shardings=whole)
-
-  def encode(batch: types.VideoBatch) -> dict[str, np.ndarray]:
-    even = len(batch.index) % sharding.batch_parts(mesh) == 0
-    placed = jax.device_put(batch, sharding.batch_sharding(mesh) if even else whole)
-    # Layers ask the mesh into how many parts rows are cut.
-    with jax.set_mesh(mesh) if even else contextlib.nullcontext():
-      fields = jax.device_get(run(weights, placed))._asdict()
-    del fields["index"]  # a visit's index is its place in the training order
-    return {name: x for name, x in fields.items() if x is not None}
-
-  return encode
-
-
-def _open(
-  folder: pathlib.Path, fields: Mapping[str, np.ndarray], count: int, resume: bool
-) -> dict[str, np.ndarray]:
-  mode = "r+" if resume else "w+"
-  create = functools.partial(np.lib.format.open_memmap, mode=mode)
-  arrays = {
-    name: create(folder / f"{name}.npy", dtype=x.dtype, shape=(count, *x.shape[1:]))
-    for name, x in fields.items()
-  }
-  if not resume:
-    _reserve(folder, [folder / f"{name}.npy" for name in arrays])
-  return arrays
-
-
-def _reserve(folder: pathlib.Path, paths: Sequence[pathlib.Path]) -> None:
-  """Takes the files' room on the disk now.
-
-  Where a disk is full, writing to mapped memory does not fail: the system kills the
-  process (SIGBUS), without a word.
-  """
-  if sys.platform != "linux":  # others have no such call
-    return
-  size = sum(path.stat().st_size for path in paths)
-  try:
-    for path in paths:
-      with open(path, "r+b") as file:
-        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-  except OSError as error:
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-      return  # a file system that cannot promise anything
-    shutil.rmtree(folder, ignore_errors=True)
-    raise ConfigError(
-      f"train.latent_cache: {folder.parent} has no room for {size / 2**30:.2f} GiB"
-      f" ({error.strerror}); make room, lower train.latent_windows, or say"
-      " --config.train.latent_cache=false"
-    ) from error
-
-
-def _replace(path: pathlib.Path, record: Mapping[str, Any]) -> None:
-  partial = path.with_suffix(".part")
-  partial.write_text(json.dumps(record))
-  os.replace(partial, path)
-
-
-def _stopped(done: int, count: int) -> None:
-  logging.warning("latent cache: stopped after %d of %d clips", done, count)
-  if jax.process_count() == 1:
-    raise preemption.Preempted
-
-
-def _plain(frozen: Frozen) -> dict[str, dict[str, Any]]:
-  """As nested dicts, which jax knows as pytrees whatever mapping came."""
-  return {name: dict(weights) for name, weights in frozen.items()}
+  # The first process alone looks: a host that looked too early may go on for a minute
+  # not to see what another one makes on a network's disk. Also the devices' first
+  # meeting, which has to be within ten minutes.
+  complete = jax.process_index() == 0 and load(folder) is not None
+  if not multihost_utils.broadcast_one_to_all(np.asarray(complete)):
+    latent_fill.fill(stage, frozen, batches, count, batch, folder, stop)
+  latent_fill.together(lambda: latent_fill.check_shared(folder))
+  found = load(folder)
+  assert found is not None
+  return found
 
 
 def _local(directory: str | os.PathLike[str]) -> pathlib.Path:

@@ -5,16 +5,19 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 
-import jax
 import numpy as np
 import pytest
+import toy_latents
+import toy_processes
 import toy_stage
 
 from lamd_jax.errors import ConfigError
 from lamd_jax.ops import axes
 from lamd_jax.training import latent_cache
+from lamd_jax.training import latent_fill
 from lamd_jax.training import preemption
 
 COUNT = 20
@@ -37,6 +40,7 @@ def _build(folder, batches=None, stop=None, count=COUNT):
     toy_stage.FROZEN,
     batches or _batches(),
     count,
+    4,
     folder,
     stop or preemption.Stop(),
   )
@@ -69,7 +73,7 @@ def test_a_stopped_build_goes_on_where_it_was(dataset, tmp_path):
   assert latent_cache.load(tmp_path / "key") is None
   seen = []
   resumed = _build(tmp_path / "key", _batches(seen.append))
-  assert seen == [2, 3, 4]  # batches 0 and 1 were on disk
+  assert seen == [3, 4]  # it was asked in batch 2, which it finished
   np.testing.assert_array_equal(resumed.mean, dataset.mean)
   np.testing.assert_array_equal(resumed.label, dataset.label)
 
@@ -136,28 +140,32 @@ def test_each_epoch_visits_each_clip_once_in_another_order(dataset):
   assert orders[0] != orders[1]
 
 
-def test_what_fails_on_the_first_process_is_told_to_the_others(tmp_path, monkeypatch):
-  """They wait for it; left alone they would end minutes later, by a signal."""
-  told = []
-  monkeypatch.setattr(jax, "process_count", lambda: 2)
-  multihost = latent_cache.multihost_utils
-  monkeypatch.setattr(multihost, "sync_global_devices", lambda name: None)
-  monkeypatch.setattr(
-    multihost, "broadcast_one_to_all", lambda x: told.append(x) or told[0]
-  )
-  with pytest.raises(ConfigError, match="the clips ended at 0 of 20"):
-    _build(tmp_path / "key", lambda first: iter(()))
-  monkeypatch.setattr(jax, "process_index", lambda: 1)
-  with pytest.raises(ConfigError, match="process 0 failed to fill it"):
-    _build(tmp_path / "key")
-  assert told[0].tolist() == [False, True]
+def test_two_processes_fill_it_together(tmp_path):
+  """One fails, then one is told to stop, each time both leave; then they finish."""
+  count, taken = toy_latents.COUNT, []
+  for event, code, message in (
+    ("fail", 3, "process 1 failed to fill it, and says why"),
+    ("term", 75, "stopped; what is done is kept"),
+    ("none", 0, f"complete, {count} clips"),
+  ):
+    started = toy_processes.start(toy_latents, 2, tmp_path / "key", event)
+    codes, outputs = toy_processes.finish(started)
+    assert codes[1] == code and codes[0] == (2 if event == "fail" else code), outputs
+    assert message in outputs[0]
+    taken += [int(re.search(r"took (\d+) batches", text)[1]) for text in outputs]
+  # Each has its share, and nothing is encoded twice but the batch that failed.
+  assert min(taken) > 2 and sum(taken) == -(-count // toy_latents.BATCH) + 1
+  together = latent_cache.load(tmp_path / "key")
+  alone = _build(tmp_path / "alone", count=count)
+  for mine, theirs in zip(alone, together, strict=True):
+    np.testing.assert_array_equal(mine, theirs)
 
 
 def test_layers_know_into_how_many_parts_rows_are_cut():
   stage, parts = toy_stage.ToyStage(), []
   encode = stage.encode
   stage.encode = lambda *x: parts.append(axes.row_parts()) or encode(*x)
-  run = latent_cache.encoder(stage, toy_stage.FROZEN)
+  run = latent_fill.encoder(stage, toy_stage.FROZEN)
   for count in (8, 4):  # of 8 devices
     loader = toy_stage.ToyLoader(count)
     assert len(run(next(iter(loader)))["mean"]) == count
@@ -190,6 +198,6 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
 @pytest.mark.skipif(sys.platform != "linux", reason="the call is Linux's")
 def test_room_is_taken_before_anything_is_encoded(tmp_path):
   fields = {"mean": np.ones((1, 256, 1024), np.float32)}
-  latent_cache._open(tmp_path, fields, 4, resume=False)
+  latent_fill.create(tmp_path, fields, 4)
   stat = (tmp_path / "mean.npy").stat()
   assert 512 * stat.st_blocks >= stat.st_size > 4 * 2**20

@@ -9,12 +9,8 @@ from __future__ import annotations
 import collections
 import json
 import signal
-import socket
-import subprocess
-import sys
 import time
 
-import jax
 import pytest
 import toy_processes
 
@@ -25,39 +21,9 @@ STEPS = 10
 
 
 def _start(workdir, processes, event="none", at=0, victim=1):
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    port = free.getsockname()[1]
-  common = {
-    "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": "--xla_backend_optimization_level=0",
-    "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-  }
-  if processes > 1:
-    common["JAX_NUM_PROCESSES"] = str(processes)
-    common["JAX_COORDINATOR_ADDRESS"] = f"localhost:{port}"
-  arguments = [str(workdir), str(STEPS), event, str(at), str(victim)]
-  return [
-    subprocess.Popen(
-      [sys.executable, toy_processes.__file__, *arguments],
-      env={**common, **({"JAX_PROCESS_ID": str(i)} if processes > 1 else {})},
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
-    )
-    for i in range(processes)
-  ]
-
-
-def _finish(started):
-  """Returns the exit codes and outputs."""
-  try:
-    outputs = [process.communicate(timeout=240)[0] for process in started]
-  finally:
-    for process in started:
-      process.kill()
-  return [process.returncode for process in started], outputs
+  return toy_processes.start(
+    toy_processes, processes, workdir, STEPS, event, at, victim
+  )
 
 
 def _kill_one(workdir):
@@ -123,7 +89,7 @@ def test_killed_then_terminated_then_alone(tmp_path, unbroken):
   """Two are killed; two go on until one gets SIGTERM and both save; one finishes."""
   saved = _kill_one(tmp_path)
   _forget_order(tmp_path)
-  codes, outputs = _finish(_start(tmp_path, 2, "term", at=5, victim=1))
+  codes, outputs = toy_processes.finish(_start(tmp_path, 2, "term", at=5, victim=1))
   assert codes == [75, 75], outputs
   # The flags are exchanged every 8 steps.
   assert all("result preempted 8" in output for output in outputs)
@@ -139,7 +105,7 @@ def test_killed_then_terminated_then_alone(tmp_path, unbroken):
 def test_any_number_goes_on_where_two_were_killed(tmp_path, unbroken, processes):
   saved = _kill_one(tmp_path)
   _forget_order(tmp_path)
-  codes, outputs = _finish(_start(tmp_path, processes))
+  codes, outputs = toy_processes.finish(_start(tmp_path, processes))
   assert codes == [0] * processes, outputs
   assert all(f"result finished {STEPS}" in output for output in outputs)
   _check(tmp_path, unbroken, saved)
@@ -148,6 +114,6 @@ def test_any_number_goes_on_where_two_were_killed(tmp_path, unbroken, processes)
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_the_signal_may_reach_any_process(tmp_path, victim):
-  codes, outputs = _finish(_start(tmp_path, 2, "term", at=2, victim=victim))
+  codes, outputs = toy_processes.finish(_start(tmp_path, 2, "term", at=2, victim=victim))
   assert codes == [75, 75], outputs
   assert checkpoints.steps(tmp_path)[-1] == 8
