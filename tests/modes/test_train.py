@@ -7,7 +7,6 @@ import signal
 
 from etils import epath
 import jax
-import numpy as np
 import pytest
 import tiny
 
@@ -22,7 +21,6 @@ from lamd_jax.modes import train
 from lamd_jax.systems.lvdm import LVDM
 from lamd_jax.training import checkpoints
 from lamd_jax.training import distributed
-from lamd_jax.training import latent_cache
 from lamd_jax.training import preemption
 
 
@@ -100,18 +98,6 @@ def test_latents_are_not_to_be_cached_on_a_bucket():
   with pytest.raises(ConfigError, match="memory-mapped.*latent_cache=false"):
     preflight.check_latent_cache(config, epath.Path("gs://bucket/run"))
   preflight.check_latent_cache(config, epath.Path("/tmp/run"))
-
-
-def test_a_process_that_cannot_see_the_cache_says_so(tmp_path, monkeypatch):
-  monkeypatch.setattr(jax, "process_count", lambda: 2)
-  monkeypatch.setattr(jax, "process_index", lambda: 1)
-  meet = lambda name: None
-  monkeypatch.setattr(latent_cache.multihost_utils, "sync_global_devices", meet)
-  for done, error in ((True, ConfigError), (False, preemption.Preempted)):
-    heard = lambda _, done=done: np.asarray([done, False])
-    monkeypatch.setattr(latent_cache.multihost_utils, "broadcast_one_to_all", heard)
-    with pytest.raises(error):
-      latent_cache.build(None, {}, None, 1, tmp_path / "key", preemption.Stop())
 
 
 def test_scores_do_not_go_to_a_bucket(capsys, monkeypatch):

@@ -141,17 +141,16 @@ def test_each_epoch_visits_each_clip_once_in_another_order(dataset):
 
 
 def test_two_processes_fill_it_together(tmp_path):
-  """One fails, then one is told to stop, each time both leave; then they finish."""
+  """Twice they stop in between, each time both leave; the third time they finish."""
   count, taken = toy_latents.COUNT, []
-  for event, code, message in (
-    ("fail", 3, "process 1 failed to fill it, and says why"),
-    ("term", 75, "stopped; what is done is kept"),
-    ("none", 0, f"complete, {count} clips"),
+  for event, expected, heard in (
+    ("fail", [2, 3], "process 1 failed to fill it, and says why"),
+    ("term", [75, 75], "stopped; what is done is kept"),
+    ("none", [0, 0], f"complete, {count} clips"),
   ):
     started = toy_processes.start(toy_latents, 2, tmp_path / "key", event)
     codes, outputs = toy_processes.finish(started)
-    assert codes[1] == code and codes[0] == (2 if event == "fail" else code), outputs
-    assert message in outputs[0]
+    assert codes == expected and heard in outputs[0], outputs
     taken += [int(re.search(r"took (\d+) batches", text)[1]) for text in outputs]
   # Each has its share, and nothing is encoded twice but the batch that failed.
   assert min(taken) > 2 and sum(taken) == -(-count // toy_latents.BATCH) + 1
@@ -159,6 +158,14 @@ def test_two_processes_fill_it_together(tmp_path):
   alone = _build(tmp_path / "alone", count=count)
   for mine, theirs in zip(alone, together, strict=True):
     np.testing.assert_array_equal(mine, theirs)
+
+
+def test_a_process_that_does_not_see_the_folder_says_so_at_once(tmp_path):
+  started = toy_processes.start(toy_latents, 2, tmp_path / "key", "apart")
+  codes, (first, second) = toy_processes.finish(started)
+  assert codes == [2, 2]
+  assert "process 1 does not see: name a --workdir that all hosts share" in second
+  assert "took 1 batches" in first and "took 0 batches" in second
 
 
 def test_layers_know_into_how_many_parts_rows_are_cut():

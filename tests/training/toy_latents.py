@@ -3,7 +3,8 @@
 
   python toy_latents.py FOLDER EVENT
 
-EVENT at the third batch of the second process: fail, term (SIGTERM) or none.
+EVENT at the third batch of the second process: fail, term (SIGTERM) or none; or apart:
+it is told another folder.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ COUNT, BATCH = 150, 4  # the last batch runs beyond the table
 
 def main(folder: str, event: str) -> int:
   distributed.initialize(60)
+  if event == "apart" and jax.process_index() == 1:
+    folder += "-elsewhere"
   taken = 0
 
   def hook(step: int) -> None:
