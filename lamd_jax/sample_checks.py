@@ -218,12 +218,12 @@ def _check_user_video(sample: ConfigDict, config: ConfigDict) -> None:
     raise ConfigError(
       f"--sample.depth={sample.depth}: this run trains no structure; take it out"
     )
-  if structured and not (sample.depth or config.model.structure.depth_weights):
+  if structured and not (sample.depth or config.data.depth == "estimated"):
     raise ConfigError(
       f"--sample.video={sample.video}: its depth is missing; give"
       " --sample.depth=FILE, a grey video with a frame to each of its frames or"
       " DPT-Large's weights (tools.convert depth), or take a run that was trained with"
-      " model.structure.depth_weights=FILE"
+      " data.depth=estimated"
     )
   if not structured and sample.start == "noise" and not sample.mask:
     raise ConfigError(

@@ -8,6 +8,7 @@ no system: what the networks are shown, and which they are, the stage that taugh
 from __future__ import annotations
 
 from collections.abc import Mapping
+import copy
 from typing import Any
 
 import jax
@@ -63,7 +64,9 @@ class DistillStage(stage_lib.SingleVariant):
     process: its process.
     config: the run's config.
     """
-    self._teacher, self._process, self._config = teacher, process, config
+    self._teacher, self._process, self._config = copy.copy(teacher), process, config
+    # Its statistics stay those that it is sampled with.
+    self._teacher.measures = self._teacher.measures_depth = False
     self.groups = teacher.network
     self.averaged = self.groups if config.optim[NAME].ema_decay else ()
     self.needs = (*teacher.needs, teacher.name)
@@ -83,7 +86,9 @@ class DistillStage(stage_lib.SingleVariant):
   def start(
     self, params: dict[str, Tree], extras: Tree, earlier: Mapping[str, Tree]
   ) -> tuple[dict[str, Tree], Tree]:
-    return {group: earlier["params"][group] for group in params}, extras
+    # A checkpoint leaves out a group without arrays.
+    known = earlier["params"]
+    return {group: tree and known[group] for group, tree in params.items()}, extras
 
   def forward(
     self,

@@ -99,7 +99,9 @@ class FurtherStage:
     self, params: dict[str, Tree], extras: Tree, earlier: Mapping[str, Tree]
   ) -> tuple[dict[str, Tree], Tree]:
     own = {LORA: params[LORA]} if self._how == LORA else {}
-    taken = {**self._divided(earlier["params"]), **own}
+    # A checkpoint leaves out a group without arrays.
+    empty = {group: tree for group, tree in params.items() if not tree}
+    taken = {**empty, **self._divided(earlier["params"]), **own}
     shapes = lambda tree: jax.tree.map(lambda x: tuple(x.shape), tree)
     if shapes(taken) != shapes(params):
       raise WeightsError(f"the weights of {self.name} are not those of its networks")

@@ -195,20 +195,20 @@ class Gen1Stage(DenoiserStage):
     self, known: types.LatentBatch, extras: Tree, streams: rng.Streams, variant: str
   ) -> tuple[jax.Array, Tree]:
     """Returns unit rows, one a clip or one a frame, and the extras."""
-    count = known.embedding.shape[1]
     if self.measures:
       old = latent_norm.Moments(extras["embedding_mean"], extras["embedding_variance"])
       now = latent_norm.moments(known.embedding)
-      count = extras["embedding_count"] + 1
-      share = latent_norm.share(count, self._config.model.content.momentum)
+      seen = extras["embedding_count"] + 1
+      share = latent_norm.share(seen, self._config.model.content.momentum)
       new = latent_norm.running(old, now, share)
       extras = {
         **extras, "embedding_mean": new.mean, "embedding_variance": new.variance,
-        "embedding_count": count,
+        "embedding_count": seen,
       }  # fmt: skip
     if variant == "image":
       return known.embedding.reshape(-1, known.embedding.shape[-1]), extras
-    frame = streams.integers("content_frame", known.index, count)
+    frames = known.embedding.shape[1]
+    frame = streams.integers("content_frame", known.index, frames)
     chosen = jnp.take_along_axis(known.embedding, frame[:, None, None], axis=1)
     return chosen[:, 0], extras
 

@@ -131,7 +131,7 @@ def read(
   data, files = config.data, _files(options.images)
   pictures = [inputs.image(path, data.size, data.resize)[0][0] for path in files]
   depth = None
-  if data.depth != "none" and not config.model.structure.depth_weights:
+  if data.depth not in ("none", "estimated"):
     if not options.depth:
       raise ConfigError(
         "--depth: is missing, and this run has no network for it; name a folder with a"

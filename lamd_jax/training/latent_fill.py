@@ -9,13 +9,13 @@ whatever number of processes, does the rest.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-import contextlib
 import errno
 import json
 import os
 import pathlib
 import shutil
 import sys
+import time
 from typing import Any
 
 from absl import logging
@@ -30,6 +30,8 @@ from lamd_jax.training import sharding
 from lamd_jax.training.stage import Frozen, Stage
 
 COMPLETE = "complete.json"
+# Until a network's disk shows what other hosts have written.
+_SETTLED_SECONDS = 90.0
 Fields = dict[str, np.ndarray]  # rows of what is stored, by name
 
 
@@ -50,12 +52,18 @@ def fill(
   partial = folder.with_name(f"{folder.name}.partial")
   together(lambda: _begin(partial, rows), first=True)
   together(lambda: check_shared(partial))
-  done = multihost_utils.broadcast_one_to_all(_done(partial, rows))
+  done = np.zeros(-(-count // batch), bool)
+
+  def look() -> None:
+    done[:] = _done(partial, rows)
+
+  together(look, first=True)
+  done = multihost_utils.broadcast_one_to_all(done)
   shares = np.array_split(np.flatnonzero(~np.asarray(done, bool)), jax.process_count())
   own = shares[jax.process_index()] * batch
   # The first share is the longest: as often they all ask each other whether to stop.
   together(lambda: _encode(partial, rows, own, len(shares[0]), stop))
-  together(lambda: _finish(partial, folder, count), first=True)
+  together(lambda: _finish(partial, folder, rows), first=True)
 
 
 def together(work: Callable[[], None], first: bool = False) -> None:
@@ -134,7 +142,7 @@ def _done(partial: pathlib.Path, rows: _Rows) -> np.ndarray:
   """Which batches are done, [N] bool."""
   done = np.zeros(rows.count, bool)
   for path in partial.glob("from-*.json"):
-    done[int(path.stem.removeprefix("from-")) : json.loads(path.read_text())["until"]] = 1
+    done[int(path.stem.removeprefix("from-")) : _read(path).get("until", 0)] = True
   return np.logical_and.reduceat(done, np.arange(0, rows.count, rows.batch))
 
 
@@ -189,7 +197,20 @@ def _mark(partial: pathlib.Path, row: int, until: int) -> None:
   _replace(partial / f"from-{row}.json", {"until": until})
 
 
-def _finish(partial: pathlib.Path, folder: pathlib.Path, count: int) -> None:
+def _finish(partial: pathlib.Path, folder: pathlib.Path, rows: _Rows) -> None:
+  """Raises ConfigError where rows are missing: their host wrote on a disk of its own."""
+  until = time.monotonic() + _SETTLED_SECONDS
+  while not (done := _done(partial, rows)).all():
+    if time.monotonic() > until:
+      raise ConfigError(
+        f"train.latent_cache: of {partial} this process sees {done.mean():.0%}: name a"
+        " --workdir that all hosts share, or say --config.train.latent_cache=false"
+      )
+    time.sleep(0.1)
+  _complete(partial, folder, rows.count)
+
+
+def _complete(partial: pathlib.Path, folder: pathlib.Path, count: int) -> None:
   names = sorted(path.stem for path in partial.glob("*.npy"))
   _replace(partial / COMPLETE, {"count": count, "fields": names})
   for path in partial.glob("from-*.json"):
@@ -217,7 +238,7 @@ def assemble(parts: Iterator[Fields], count: int, folder: pathlib.Path) -> None:
     done += len(next(iter(fields.values())))
   if done != count:
     raise ConfigError(f"latent cache: the parts hold {done} clips of {count}")
-  _finish(partial, folder, count)
+  _complete(partial, folder, count)
 
 
 def encoder(
@@ -230,18 +251,20 @@ def encoder(
   mesh = sharding.rows_mesh(jax.local_devices())
   whole = sharding.replicated(mesh)
   # As nested dicts, which jax knows as pytrees whatever mapping came.
-  plain = {name: dict(weights) for name, weights in frozen.items()}
+  plain = {name: dict(frozen[name]) for name in stage.encoded_by}
   weights = jax.device_put(plain, whole)
   run = jax.jit(stage.encode, out_shardings=whole)
 
   def encode(batch: types.VideoBatch) -> dict[str, np.ndarray]:
-    even = len(batch.index) % sharding.batch_parts(mesh) == 0
-    placed = jax.device_put(batch, sharding.batch_sharding(mesh) if even else whole)
-    # Layers ask the mesh into how many parts rows are cut.
-    with jax.set_mesh(mesh) if even else contextlib.nullcontext():
+    rows = len(batch.index)
+    # Filled up so that all devices have as many.
+    more = np.minimum(np.arange(rows + -rows % sharding.batch_parts(mesh)), rows - 1)
+    even = jax.tree.map(lambda x: x[more], batch)
+    with jax.set_mesh(mesh):  # layers ask it into how many parts rows are cut
+      placed = jax.device_put(even, sharding.batch_sharding(mesh))
       fields = jax.device_get(run(weights, placed))._asdict()
     del fields["index"]  # a visit's index is its place in the training order
-    return {name: x for name, x in fields.items() if x is not None}
+    return {name: x[:rows] for name, x in fields.items() if x is not None}
 
   return encode
 
@@ -276,5 +299,16 @@ def create(folder: pathlib.Path, fields: Fields, count: int) -> None:
 
 def _replace(path: pathlib.Path, record: Mapping[str, Any]) -> None:
   partial = path.with_suffix(".part")
-  partial.write_text(json.dumps(record))
+  with partial.open("w", encoding="utf-8") as file:
+    file.write(json.dumps(record))
+    file.flush()
+    os.fsync(file.fileno())
   os.replace(partial, path)
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+  """Returns the record; {} for one that is not whole."""
+  try:
+    return json.loads(path.read_text("utf-8"))
+  except ValueError:
+    return {}

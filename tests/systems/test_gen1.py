@@ -13,6 +13,7 @@ from lamd_jax import rng
 from lamd_jax import types
 from lamd_jax import validation
 from lamd_jax.errors import ConfigError
+from lamd_jax.systems import further_stage
 from lamd_jax.systems import gen1
 from lamd_jax.systems import gen1_stages
 from lamd_jax.systems import parameter_groups
@@ -218,6 +219,50 @@ def test_the_first_stage_of_structure_measures_depth_and_the_next_keeps(system):
   kept = extras_after("structure_levels")
   for name in ("depth_mean", "depth_variance", "depth_count"):
     np.testing.assert_array_equal(kept[name], weights["structure"]["extras"][name])
+
+
+@pytest.mark.parametrize("teaches", [False, True])
+def test_the_first_stage_of_diffusion_may_take_clips(teaches):
+  """Content is of one of a clip's frames, however many steps took their statistics."""
+  stages = ("autoencoder", "content", "structure_levels", "distill")
+  model = tiny.model(tiny.gen1_config(stages=stages))
+  weights = model.weights
+  stage = _stage(model.system, "structure_levels")
+  if teaches:
+    stage = _stage(model.system, "distill")._teacher
+  params = weights["structure_levels"]["params"]
+  extras = weights["structure_levels"]["extras"]
+  extras = {**extras, "embedding_count": jnp.float32(300)}
+  random = np.random.default_rng(0)
+  clips = types.LatentBatch(
+    mean=random.normal(size=(8, 4, 4, 4, 2)).astype(np.float32),
+    log_variance=np.zeros((8, 4, 4, 4, 2), np.float32),
+    index=np.arange(8, dtype=np.int32),
+    depth=random.integers(0, 255, (8, 4, 16, 16, 1)).astype(np.uint8),
+    embedding=random.normal(size=(8, 4, 8)).astype(np.float32),
+  )
+  show = jax.jit(lambda: stage.show(params, extras, weights, clips, STREAMS, "video")[2::2])
+  conditions, after = show()
+  assert np.isfinite(conditions.context).all()
+  # Whoever teaches goes on showing what is sampled.
+  assert after["embedding_count"] == (300 if teaches else 301)
+  for name in extras:
+    assert np.array_equal(after[name], extras[name]) == (teaches or name == "empty"), name
+
+
+def test_without_temporal_layers_it_is_distilled_and_trained_further():
+  """A checkpoint gives back no group that has no arrays."""
+  config = tiny.gen1_config(
+    stages=("autoencoder", "content", "structure_levels", "distill"),
+    model__denoiser__temporal_layers=False,
+  )
+  teacher, distill = (_stage(gen1.Gen1(config), x) for x in ("structure_levels", "distill"))
+  params, extras = teacher.init(None)
+  assert params.pop("temporal") == {}
+  known = {"params": params, "extras": extras}
+  assert distill.start(*distill.init(None), known)[0]["temporal"] == {}
+  further = further_stage.FurtherStage(teacher, "full", 1, 1.0)
+  assert further.start(*further.init(None), known)[0]["temporal"] == {}
 
 
 def test_content_and_structure_matter_and_rows_stand_alone(system):

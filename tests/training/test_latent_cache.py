@@ -173,10 +173,27 @@ def test_layers_know_into_how_many_parts_rows_are_cut():
   encode = stage.encode
   stage.encode = lambda *x: parts.append(axes.row_parts()) or encode(*x)
   run = latent_fill.encoder(stage, toy_stage.FROZEN)
-  for count in (8, 4):  # of 8 devices
-    loader = toy_stage.ToyLoader(count)
-    assert len(run(next(iter(loader)))["mean"]) == count
-  assert parts == [8, 1]
+  for count in (8, 4):  # on 8 devices
+    found = run(next(iter(toy_stage.ToyLoader(count))))
+    expected = [toy_stage.clip(i) * np.float32(0.25) for i in range(count)]
+    np.testing.assert_array_equal(found["mean"], expected)
+  assert set(parts) == {8}
+
+
+def test_what_is_not_all_there_is_not_complete(tmp_path, monkeypatch):
+  """Hosts with disks of their own, whose ranks were exchanged by a second start."""
+  monkeypatch.setattr(latent_fill, "_SETTLED_SECONDS", 0.0)
+  monkeypatch.setattr(latent_fill, "_encode", lambda *arguments: None)
+  with pytest.raises(ConfigError, match="sees 20%: name a --workdir that all hosts share"):
+    _build(tmp_path / "key")
+  assert latent_cache.load(tmp_path / "key") is None
+
+
+def test_a_record_that_was_cut_off_counts_for_nothing(tmp_path, dataset):
+  partial = tmp_path / "key.partial"
+  partial.mkdir()
+  (partial / "from-0.json").write_text("")
+  np.testing.assert_array_equal(_build(tmp_path / "key").mean, dataset.mean)
 
 
 def test_a_bucket_is_refused():

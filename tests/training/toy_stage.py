@@ -29,7 +29,7 @@ class ToyStage:
   name = "toy"
   groups = ("generator", "discriminator")
   averaged = ("generator",)
-  needs = ("earlier",)
+  needs = encoded_by = ("earlier",)
   variants = ("plain", "doubled")
   starts_from = ""
 
