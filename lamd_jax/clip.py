@@ -184,7 +184,9 @@ def _write_folder(path: Path, clip: Clip) -> None:
 
 def _read_folder(folder: pathlib.Path) -> tuple[np.ndarray, float]:
   frames = []
-  for name in frame_folder.names(folder):  # 2.png before 10.png
+  if not (names := frame_folder.names(folder)):  # 2.png before 10.png
+    raise DataError(f"{folder}: holds no picture; name a file, or a clip's folder")
+  for name in names:
     with Image.open(folder / name) as picture:
       frames.append(frame_folder.rgb(picture))
   facts = folder / _FACTS

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import errno
+import os
 import sys
 
 # A full disk, a folder of somebody else: no mistake of the program's.
@@ -54,6 +55,9 @@ def exit_code(command: Callable[[], int | None]) -> int:
   except (InputError, NonFiniteError) as error:
     print(f"lamd_jax: {error}", file=sys.stderr, flush=True)
     return error.exit_code
+  except BrokenPipeError:  # as by `| head`; else Python says so again as it ends
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141  # as a shell says it of SIGPIPE
   except OSError as error:
     if error.errno not in _OF_THE_DISK:
       raise

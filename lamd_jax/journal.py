@@ -207,6 +207,7 @@ class Journal:
       if record["version"] != _VERSION:
         raise ValueError(f"version {record['version']}, not {_VERSION}")
       settings = dict(record["settings"])
+      settings.pop("config_hash", None)  # of older versions: also of steps and logs
       units = [_parse(unit) for unit in record["units"]]
       video = record["video"] and File(**record["video"])
       for index, unit in enumerate(units):

@@ -35,7 +35,7 @@ _OF_ARRAYS: dict[str, Callable[[Any], Any]] = {
 # Of these groups, what only says where or how fast the same clips are read.
 _MOVABLE = (
   "data.root", "data.depth_root", "data.num_threads", "data.num_workers",
-  "data.prefetch", "data.max_bad_fraction",
+  "data.prefetch", "data.max_bad_fraction", "data.fps",
 )  # fmt: skip
 
 _PACKAGES = ("lamd_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain",

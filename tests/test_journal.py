@@ -55,6 +55,14 @@ def test_opened_again_it_goes_on_with_the_same_bits(folder):
   assert unit.frames_sha256 == journal_lib.frames_sha256(_frames(1))
 
 
+def test_a_hash_of_the_config_that_older_versions_had_does_not_count(folder):
+  """It was also of the number of training steps, which frames do not depend on."""
+  path = folder / "journal.json"
+  path.write_text(path.read_text().replace('"seed"', '"config_hash": "c9e4", "seed"'))
+  assert len(Journal(folder, SETTINGS).units) == 3
+  assert "config_hash" in path.read_text()
+
+
 def test_text_has_a_line_for_each_unit(folder):
   lines = (folder / "journal.json").read_text().splitlines()
   units = [line for line in lines if '"index"' in line]

@@ -78,6 +78,12 @@ def test_finished_run_is_not_trained_again(run, capsys):
   assert _main(f"--workdir={run}", "--config.train.report=false") == 0
   assert capsys.readouterr().out.count("finished before") == 2
   assert (run / "diffusion" / "metrics.jsonl").read_text() == before
+  stored = (run / "config.json").read_text()
+  steps = "--config.optim.diffusion.steps=60"
+  assert _main(f"--workdir={run}", "--config.train.report=false", steps) == 0
+  ended = "diffusion: has ended, at 3 steps; for 60 remove"
+  assert ended in capsys.readouterr().out
+  assert (run / "config.json").read_text() == stored  # what was trained
 
 
 def test_latents_encoded_ahead_are_those_that_training_caches(run, tmp_path, monkeypatch):

@@ -201,6 +201,13 @@ def test_each_folder_has_a_run_of_its_own(videos, tmp_path, monkeypatch):
   line = command_line.parse([f"--config={OWN}", f"--config.data.root={videos}"])
   request = main.resolve(line)
   assert request.workdir.name == f"own_videos-demo-{videos.name}"
+  # Named by where one stands, it is the same folder from anywhere.
+  monkeypatch.chdir(videos)
+  arguments = [f"--config={OWN}", "--config.data.root=."]
+  here = main.resolve(command_line.parse(arguments))
+  assert here.workdir.name == f"own_videos-demo-{videos.name}"
+  assert here.config.data.root == str(videos)
+  monkeypatch.chdir(tmp_path)
   # Another folder of this name does not go on with that run; a moved one does.
   run_folder.write(request.workdir, request.config)
   other = tmp_path / "elsewhere" / videos.name

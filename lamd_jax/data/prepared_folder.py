@@ -28,7 +28,7 @@ _FORMAT = {"format": "lamd_prepared", "version": 1}
 def begin(config: ConfigDict, plans: Sequence[prepared.Plan], out: pathlib.Path) -> None:
   """Claims `out` for this preparation, or checks that it is this one's already.
 
-  Raises ConfigError if the folder holds another one, or other clips.
+  Raises ConfigError if the folder holds another one, or anything else.
   """
   splits = {p.split: {"digest": p.digest, "shards": p.shards} for p in plans}
   record = {**_FORMAT, "data": prepared.settings(config), "splits": splits}
@@ -43,6 +43,9 @@ def begin(config: ConfigDict, plans: Sequence[prepared.Plan], out: pathlib.Path)
     return
   if (out / array_record.METADATA).exists():
     raise ConfigError(f"--out={out}: holds clips of another origin; name another --out")
+  own = {PREPARATION, CORRUPT, prepared.REPORTS}
+  if out.is_dir() and (others := sorted({p.name for p in out.iterdir()} - own)):
+    raise ConfigError(f"--out={out}: holds {others[0]}; name a new folder")
   out.mkdir(parents=True, exist_ok=True)
   prepared.replace(path, json.dumps(record, indent=2) + "\n")
 

@@ -87,6 +87,9 @@ def write(
     safetensors_numpy.save_file(whole, partial, dict(metadata))
     with open(partial, "rb+") as file:
       os.fsync(file.fileno())
+    # The library's files are its owner's alone; these are to be passed on.
+    os.umask(mask := os.umask(0))
+    partial.chmod(0o666 & ~mask)
     os.replace(partial, path)
   except (OSError, safetensors.SafetensorError) as error:
     partial.unlink(missing_ok=True)

@@ -79,9 +79,7 @@ def _panel(video: edit_input.UserVideo) -> tuple[int, int]:
   return max(2, round(shrunk * video.height)), max(2, round(shrunk * video.width))
 
 
-def _settings(
-  sample: ConfigDict, config: ConfigDict, text: str
-) -> dict[str, Any]:
+def _settings(sample: ConfigDict, text: str) -> dict[str, Any]:
   """All that the frames depend on, as the journal holds it."""
   chosen = {k: v for k, v in sample.items() if k not in _NOT_OF_FRAMES}
   files = {}
@@ -92,8 +90,7 @@ def _settings(
         files[key] = hashlib.file_digest(file, "sha256").hexdigest()
   if sample.lora:
     chosen["lora"] = adapters.record(adapters.asked(sample.lora, sample.lora_weight))
-  run_hash = run_folder.config_hash(config)
-  return {**chosen, "text": text, "sha256": files, "config_hash": run_hash}
+  return {**chosen, "text": text, "sha256": files}
 
 
 def digest(settings: Mapping[str, Any]) -> str:
@@ -141,7 +138,7 @@ def run(
   _check(sample, texts)
   # A name has 255 bytes at most, and 100 of them are enough to know it by.
   stem = pathlib.Path(sample.video).stem.encode()[:100].decode(errors="ignore")
-  settings = _settings(sample, config, texts[0])
+  settings = _settings(sample, texts[0])
   name = f"edit-{stem}-{sample.sampler}-{sample.steps}-seed{sample.seed}"
   name += f"-{digest(settings)}"  # another prompt is another folder
   folder = pathlib.Path(sample.out or workdir / "samples" / name)

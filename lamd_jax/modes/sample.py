@@ -97,13 +97,10 @@ def _long_videos(
   """Makes `sample.n` videos, each in a folder that it can be continued in."""
   stop = preemption.Stop().install()
   knobs = {k: v for k, v in sample.items() if k not in edit.NO_KNOBS}
-  run_hash = run_folder.config_hash(config)
   # A folder of a thousand pictures is for who asks for it.
   formats = sample_checks.formats(sample, ("mp4",))
   for number in range(sample.n):
-    settings = {
-      **knobs, "number": number, "weights": sample.weights, "config_hash": run_hash
-    }  # fmt: skip
+    settings = {**knobs, "number": number, "weights": sample.weights}
     if sample.lora:
       settings["lora"] = adapters.record(
         adapters.asked(sample.lora, sample.lora_weight)
@@ -156,15 +153,7 @@ def run(config: ConfigDict, workdir: epath.Path, sample: ConfigDict) -> int:
   print(f" in {seconds:.1f} s, compilation included", flush=True)
   if (before := sample_folder.remove_old(folder)) > sample.n:
     print(f"they replace {before} clips that an earlier command left in {folder}")
-  write_clips(folder, clips, formats)
-  if sample.strip:
-    del knobs["motion_from"]
-    states = model.denoising_strip(**{**knobs, "text": texts[0]})
-    media.write_png(folder / "strip.png", media.filmstrip(states))
-  if config.system == "gen1":
-    columns = editing.columns(model, clips)
-    title = f"{config.name}: held-out clips, edited"
-    print(f"page {gallery.write(folder, title, columns, [], sample, clips[0].fps, [])}")
+  # First what will be there, so that whoever is broken off can begin again.
   record = {
     "sample": {**sample.to_dict(), "formats": formats},
     "lora": adapters.record(lora),
@@ -176,5 +165,14 @@ def run(config: ConfigDict, workdir: epath.Path, sample: ConfigDict) -> int:
   }
   text = json.dumps(record, indent=2) + "\n"
   media.write_text(folder / sample_folder.RECORD, text)
+  write_clips(folder, clips, formats)
+  if sample.strip:
+    del knobs["motion_from"]
+    states = model.denoising_strip(**{**knobs, "text": texts[0]})
+    media.write_png(folder / "strip.png", media.filmstrip(states))
+  if config.system == "gen1":
+    columns = editing.columns(model, clips)
+    title = f"{config.name}: held-out clips, edited"
+    print(f"page {gallery.write(folder, title, columns, [], sample, clips[0].fps, [])}")
   print(f"clips, sheet.png and samples.json are in {folder}")
   return 0

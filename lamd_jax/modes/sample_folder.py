@@ -61,7 +61,8 @@ def check(folder: pathlib.Path) -> None:
 
 
 def check_free(folder: pathlib.Path, n: int, formats: Sequence[str]) -> None:
-  """Raises ConfigError where files of clips would lie among those of a video.
+  """Raises ConfigError where clips would lie among the files of a video, or replace
+  what no earlier command wrote.
 
   Args:
     folder: to write to.
@@ -74,6 +75,16 @@ def check_free(folder: pathlib.Path, n: int, formats: Sequence[str]) -> None:
       raise ConfigError(
         f"--sample.out={folder}: {path} holds a long or edited video, which clips would"
         " be mixed with; name another --sample.out"
+      )
+  if not folder.is_dir() or _earlier(folder):
+    return
+  for path in sorted(folder.iterdir()):
+    found = _OF_A_CLIP.fullmatch(path.name)
+    clip = found and int(found["i"]) < n and _FORMAT.get(found["kind"]) in formats
+    if clip or path.name in _OF_ALL:
+      raise ConfigError(
+        f"--sample.out={folder}: holds {path.name}, which no earlier command says it"
+        f" wrote ({RECORD}) and which would be replaced; name another --sample.out"
       )
 
 

@@ -229,6 +229,22 @@ def _check_pieces(config: ConfigDict, workdir: epath.Path) -> None:
         )
 
 
+def _keep_finished(config: ConfigDict, workdir: epath.Path) -> None:
+  """Settings of stages that have ended are those that they were trained with."""
+  stored = run_folder.read(workdir)
+  for name in config.stages:
+    mark = workdir / name / checkpoints.FINISHED
+    if stored is None or not mark.exists():
+      continue
+    ended, asked = stored.optim[name].steps, config.optim[name].steps
+    if ended != asked:
+      print(
+        f"{name}: has ended, at {ended} steps; for {asked} remove {mark} and start again",
+        flush=True,
+      )
+    config.optim[name].update(stored.optim[name])
+
+
 def run(
   config: ConfigDict, workdir: epath.Path, resume: str, evaluation: ConfigDict
 ) -> int:
@@ -250,6 +266,8 @@ def run(
     pipeline.check(cached_latents.clips_of(stage, config), config.data.split)
   preflight.check_told(config, config.data, config.stages)
   _check_pieces(config, workdir)
+  _keep_finished(config, workdir)
+  config.data.fps = float(pipeline.fps(config.data))  # known without the data from now on
   run_folder.write(workdir, config)
   print(f"lamd_jax: {config.name}:{config.variant} in {workdir}", flush=True)
   status = status_lib.Status(workdir, len(stages))

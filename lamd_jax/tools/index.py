@@ -18,6 +18,7 @@ from lamd_jax import errors
 from lamd_jax.data import index
 from lamd_jax.data import layouts
 from lamd_jax.data import probe
+from lamd_jax.errors import ConfigError
 from lamd_jax.errors import DataError
 from lamd_jax.data.records import Entry
 from lamd_jax.data.sources import files
@@ -69,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
   options = parser.parse_args(arguments)
 
   def command() -> None:
+    if not options.timeout >= 1:
+      raise ConfigError(f"--timeout={options.timeout:g}: must be at least 1 second")
     run(options.folder, options.source, options.timeout)
 
   return errors.exit_code(command)

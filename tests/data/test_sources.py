@@ -233,6 +233,20 @@ def test_missing_folder_and_empty_folder_are_one_line(tmp_path, data_config):
     pipeline.check(data_config, "train")
 
 
+def test_runs_and_samples_below_are_not_data(tmp_path, make):
+  """A model would learn from its own previews."""
+  for marks in (("config.json", "STATUS"), ("config.json", "model.safetensors"),
+                ("samples.json",), ("journal.json",)):  # fmt: skip
+    folder = tmp_path / "-".join(marks)
+    make.frames(folder / "autoencoder" / "samples", 2)
+    for name in marks:
+      (folder / name).touch()
+  make.frames(tmp_path / "mine", 2)
+  (tmp_path / "mine" / "config.json").touch()
+  (tmp_path / "samples.json").touch()  # of the root, which was named
+  assert [folder for folder, *_ in files.walk(tmp_path)] == ["", "mine"]
+
+
 def test_links_that_lead_back_do_not_trap_the_walk(tmp_path, make):
   make.frames(tmp_path / "a", 2)
   (tmp_path / "a" / "loop").symlink_to(tmp_path, target_is_directory=True)

@@ -101,6 +101,16 @@ def test_a_page_of_others_stays(tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
 
 
+@pytest.mark.parametrize("name", ["001.mp4", "grid.mp4", "000"])
+def test_files_of_others_are_not_replaced(tmp_path, name):
+  (tmp_path / name).touch()
+  (tmp_path / "002.mp4").touch()
+  with pytest.raises(ConfigError, match=f"holds {name}, which no earlier command"):
+    sample_folder.check_free(tmp_path, 2, ("mp4", "png"))
+  _record(tmp_path, 3, ("mp4",))
+  sample_folder.check_free(tmp_path, 2, ("mp4", "png"))
+
+
 def test_a_long_video_outlives_short_clips(tmp_path):
   """OUT/000 is a long video's folder, and a clip's pictures would lie in it."""
   (tmp_path / "000").mkdir()

@@ -10,6 +10,7 @@ import pytest
 
 from lamd_jax import media
 from lamd_jax.data import index
+from lamd_jax.errors import DataError
 from lamd_jax.tools import index as tool
 
 
@@ -43,10 +44,13 @@ def test_command_names_bad_files_and_counts(tmp_path):
 
 def test_what_took_too_long_is_tried_again(tmp_path, capsys):
   _video(tmp_path / "a.mp4", 5)
-  assert tool.main([str(tmp_path), "--timeout=0.01"]) == 3
+  with pytest.raises(DataError, match="none of the 1 videos can be read"):
+    tool.run(str(tmp_path), "", 0.01)
   assert "bad: a.mp4: not decoded within 0 s, see --timeout" in capsys.readouterr().out
   assert tool.main([str(tmp_path), "--timeout=600"]) == 0
   assert "0 bad, 5 frames" in capsys.readouterr().out
+  assert tool.main([str(tmp_path), "--timeout=0"]) == 2
+  assert "--timeout=0: must be at least 1 second" in capsys.readouterr().err
 
 
 def test_the_index_that_counts_is_named(tmp_path, capsys, monkeypatch):

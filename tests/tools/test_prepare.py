@@ -84,6 +84,13 @@ def test_refuses_in_one_line(videos, tmp_path, capsys, more, message):
   assert len(error) == 1 and message in error[0]
 
 
+def test_a_folder_that_holds_anything_else_is_refused(videos, capsys):
+  before = _bytes(videos)
+  assert prepare.main(_arguments(videos, videos)) == 2
+  assert f"--out={videos}: holds " in capsys.readouterr().err
+  assert _bytes(videos) == before
+
+
 def test_clips_longer_than_every_video_are_told_as_such(tmp_path, capsys):
   videos = tmp_path / "flat"
   videos.mkdir()

@@ -38,8 +38,17 @@ def say_once(message: str) -> None:
   logging.warning("%s", message)
 
 
+# Files that a run or an export, samples and videos in the making have beside them.
+_OURS = ({"config.json", "STATUS"}, {"config.json", "model.safetensors"},
+         {"samples.json"}, {"journal.json"})  # fmt: skip
+
+
 def walk(root: pathlib.Path) -> Iterator[tuple[str, list[str], list[str]]]:
-  """Yields (folder below root, its folders, its files), sorted, hidden ones left out."""
+  """Yields (folder below root, its folders, its files), sorted.
+
+  Hidden ones are left out, and folders of runs and of samples: a model would learn from
+  its own clips.
+  """
   seen = set()
   for folder, folders, names in os.walk(root, followlinks=True):
     real = os.path.realpath(folder)
@@ -49,6 +58,9 @@ def walk(root: pathlib.Path) -> Iterator[tuple[str, list[str], list[str]]]:
       continue
     seen.add(real)
     below = pathlib.Path(folder).relative_to(root).as_posix()
+    if below != "." and any(marks <= {*names} for marks in _OURS):
+      folders[:] = []
+      continue
     files = sorted(name for name in names if not name.startswith("."))
     yield ("" if below == "." else below), list(folders), files
 
