@@ -16,7 +16,7 @@ import pathlib
 import shutil
 import sys
 import time
-from typing import Any
+from typing import Any, TypeVar
 
 from absl import logging
 import jax
@@ -32,6 +32,7 @@ from lamd_jax.training.stage import Frozen, Stage
 COMPLETE = "complete.json"
 # Until a network's disk shows what other hosts have written.
 _SETTLED_SECONDS = 90.0
+T = TypeVar("T")
 Fields = dict[str, np.ndarray]  # rows of what is stored, by name
 
 
@@ -50,31 +51,27 @@ def fill(
   """
   rows = _Rows(encoder(stage, frozen), batches, count, batch)
   partial = folder.with_name(f"{folder.name}.partial")
-  together(lambda: _begin(partial, rows), first=True)
+  done = together(lambda: _begin(partial, rows), first=True)
   together(lambda: check_shared(partial))
-  done = np.zeros(-(-count // batch), bool)
-
-  def look() -> None:
-    done[:] = _done(partial, rows)
-
-  together(look, first=True)
-  done = multihost_utils.broadcast_one_to_all(done)
-  shares = np.array_split(np.flatnonzero(~np.asarray(done, bool)), jax.process_count())
+  done = np.zeros(-(-count // batch), bool) if done is None else done
+  done = np.asarray(multihost_utils.broadcast_one_to_all(done), bool)
+  shares = np.array_split(np.flatnonzero(~done), jax.process_count())
   own = shares[jax.process_index()] * batch
   # The first share is the longest: as often they all ask each other whether to stop.
   together(lambda: _encode(partial, rows, own, len(shares[0]), stop))
   together(lambda: _finish(partial, folder, rows), first=True)
 
 
-def together(work: Callable[[], None], first: bool = False) -> None:
+def together(work: Callable[[], T], first: bool = False) -> T | None:
   """Does `work`, or `first` process alone does; if it fails on one, all raise.
 
-  One that left alone would leave the others waiting for it.
+  One that left alone would leave the others waiting for it. Returns what work gives.
   """
   failure: Exception | None = None
+  found = None
   try:
     if jax.process_index() == 0 or not first:
-      work()
+      found = work()
   except Exception as error:  # raised below, once the others know
     failure = error
   stopped = isinstance(failure, preemption.Preempted)
@@ -88,6 +85,7 @@ def together(work: Callable[[], None], first: bool = False) -> None:
     raise ConfigError(
       f"train.latent_cache: process {every.argmax()} failed to fill it, and says why"
     )
+  return found
 
 
 class _Rows:
@@ -116,16 +114,17 @@ class _Rows:
     return {name: x[: self.count - row] for name, x in fields.items()}
 
 
-def _begin(partial: pathlib.Path, rows: _Rows) -> None:
-  """Makes arrays of the full size, of which the first batch is done."""
-  if partial.exists() and _done(partial, rows).any():
-    return
+def _begin(partial: pathlib.Path, rows: _Rows) -> np.ndarray:
+  """Makes arrays of the full size, unless some is done; returns which batches are."""
+  if partial.exists() and (done := _done(partial, rows)).any():
+    return done
   shutil.rmtree(partial, ignore_errors=True)
   partial.mkdir(parents=True)
   fields = rows.at(0)
   create(partial, fields, rows.count)
   _write(partial, 0, fields)
   _mark(partial, 0, len(next(iter(fields.values()))))
+  return _done(partial, rows)
 
 
 def check_shared(folder: pathlib.Path) -> None:
