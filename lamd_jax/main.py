@@ -10,7 +10,6 @@ after a preemption signal (a launcher starts the same command again).
 from __future__ import annotations
 
 import os
-import pathlib
 import sys
 import textwrap
 from typing import NamedTuple
@@ -112,11 +111,6 @@ class Request(NamedTuple):
   compilation: ConfigDict
 
 
-def _absolute(root: str) -> str:
-  """So that a run finds its data from any folder; links in it stay."""
-  return root and os.path.abspath(os.path.expanduser(root))
-
-
 def _workdir(
   line: command_line.CommandLine, config: ConfigDict | None
 ) -> epath.Path:
@@ -129,7 +123,7 @@ def _workdir(
   name = f"runs/{config.name}-{config.variant}"
   if config.data.choose:  # each folder of videos has a run of its own
     roots = [text for _, key, text in line.overrides if key == "data.root"]
-    name += "".join(f"-{pathlib.Path(_absolute(root)).name}" for root in roots[-1:])
+    name += "".join(f"-{epath.Path(run_folder.absolute(x)).name}" for x in roots[-1:])
   return epath.Path(name).resolve()
 
 
@@ -154,7 +148,7 @@ def resolve(line: command_line.CommandLine) -> Request:
     typed = {key for group, key, _ in line.overrides if group == "config"}
     print("\n".join(own_data.settle(config, stored, typed)), flush=True)
   config.data.root, config.data.depth_root = map(
-    _absolute, (config.data.root, config.data.depth_root)
+    run_folder.absolute, (config.data.root, config.data.depth_root)
   )
   typed = {(group, key): text for group, key, text in line.overrides}
   sample, evaluation = (

@@ -8,6 +8,7 @@ import datetime
 import hashlib
 from importlib import metadata
 import json
+import os
 import pathlib
 import platform
 import subprocess
@@ -46,6 +47,11 @@ def _write(path: epath.Path, record: dict[str, Any]) -> None:
   partial = path.with_name(f".{path.name}.part")
   partial.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
   partial.replace(path)
+
+
+def absolute(root: str) -> str:
+  """Returns a data folder as a run records it, to find it from anywhere; links stay."""
+  return root and os.path.abspath(os.path.expanduser(root))
 
 
 def config_hash(config: ConfigDict) -> str:

@@ -92,6 +92,8 @@ def _config(
       f"--config.data.depth={new.depth}: the run was trained with {old.depth}; clips"
       " have depth in both, or in neither"
     )
+  new.root, new.depth_root = map(run_folder.absolute, (new.root, new.depth_root))
+  new.fps = float(pipeline.fps(new))
   return config, typed
 
 
