@@ -7,6 +7,7 @@ Which files there are: see `prepared`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+import hashlib
 import json
 import pathlib
 from typing import Any
@@ -121,9 +122,11 @@ def finish(config: ConfigDict, plans: Sequence[prepared.Plan], out: pathlib.Path
     empty = {c["row"] for report in reports[p.split] for c in report["corrupt"]}
     lines = ({**x, "frames": 0} if i in empty else x for i, x in enumerate(p.lines))
     prepared.replace(out / f"{p.split}.jsonl", "".join(f"{json.dumps(x)}\n" for x in lines))
+    content = "".join(report["sha256"] for report in reports[p.split])
     rows[p.split] = {
       "files": [report["file"] for report in reports[p.split]], "count": p.clips,
       "height": config.size, "width": config.size, "fps": p.fps, "in_blocks": True,
+      "content": hashlib.sha256(content.encode()).hexdigest(),
     }  # fmt: skip
   array_record.store_metadata(out, rows)
   shards = {

@@ -35,14 +35,19 @@ def stem(name: str) -> str:
   return str(name).replace("\\", "/").rpartition("/")[2].partition(".")[0]
 
 
+def lines(text: str) -> list[str]:
+  """Cuts a file's text at ends of lines alone: a text may hold what Unicode calls one."""
+  return [" ".join(line.split()) for line in text.removesuffix("\n").split("\n")]
+
+
 def read(path: str | pathlib.Path) -> Captions:
   """Reads a file of captions. Raises DataError, in one line."""
   path = pathlib.Path(path).expanduser()
   try:
     text = path.read_text("utf-8-sig")
     if path.suffix == ".txt":
-      lines = text.splitlines()
-      return Captions(str(path), [""] * len(lines), lines)
+      texts = lines(text)
+      return Captions(str(path), [""] * len(texts), texts)
     return Captions(str(path), *_from_json(json.loads(text)))
   except (OSError, ValueError, KeyError) as error:
     said = " ".join(str(error).split())

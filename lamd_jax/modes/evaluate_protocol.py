@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-import itertools
 import pathlib
-import shutil
-from typing import Any, NamedTuple
+from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -27,21 +25,21 @@ from lamd_jax import config as config_lib
 from lamd_jax import line_plot
 from lamd_jax import media
 from lamd_jax import sample_checks
-from lamd_jax.data import pipeline
 from lamd_jax.errors import ConfigError
 from lamd_jax.errors import WeightsError
 from lamd_jax.evaluation import clip_sources
 from lamd_jax.evaluation import protocol as protocol_lib
 from lamd_jax.evaluation import scoring
 from lamd_jax.evaluation.protocol import Protocol
+from lamd_jax.modes import protocol_clips
+from lamd_jax.modes.protocol_clips import Reals
 from lamd_jax.tools import score
 from lamd_jax.tools import score_inputs
 from lamd_jax.tools import score_page
 from lamd_jax.tools import score_run
 from lamd_jax.training.console import Console
 
-_BLOCK = 64  # clips a file, and a call of the model
-_MOST_TRAINING = 2048  # videos among which neighbours are sought
+_BLOCK = protocol_clips.BLOCK  # clips a call of the model
 # Extractor -> the key of --eval.* that names its file.
 _WEIGHTS = {
   "i3d_kinetics400": "weights_i3d", "c3d_ucf101": "weights_c3d",
@@ -53,15 +51,6 @@ _OF_SETS = ("i3d_kinetics400", "random_i3d", "random_small")
 # Of --eval.*, what calls of the model take as it is; of edits, more.
 _KNOBS = ("sampler", "steps", "spacing", "eta", "guidance", "batch")
 _OF_EDITS = ("temporal_guidance", "structure_level")
-
-
-class Reals(NamedTuple):
-  """Clips of the run's data, taken as the protocol says."""
-
-  clips: clip_sources.Source  # where they were written
-  texts: list[str]  # of what is made; [] of a run without text
-  labels: np.ndarray | None
-  record: dict[str, Any]
 
 
 def check(evaluation: ConfigDict, config: ConfigDict) -> Protocol:
@@ -140,55 +129,24 @@ def _check_weights(protocol: Protocol, evaluation: ConfigDict) -> None:
     )
 
 
-def _reals(
-  config: ConfigDict, protocol: Protocol, count: int, split: str, folder: pathlib.Path
-) -> Reals:
-  """Writes real clips to `folder`, from where they are read again."""
-  data = config.data.copy_and_resolve_references()
-  with data.unlocked():
-    # Whole stretches are kept and strided over when they are scored.
-    data.update(frames=_span(protocol.frames, protocol.stride), stride=1)
-    if data.sampling in ("first", "random"):  # others belong to their data set
-      data.sampling = "first" if protocol.sampling == "first" else "random"
-  arguments = (data, split, count, config.seed)
-  record = {
-    "split": split, "sampling": data.sampling, "stride": protocol.stride,
-    "trained_stride": config.data.stride,
-    "videos": pipeline.check(data, split),
-    "fingerprint": pipeline.fingerprint(data, split),
-  }  # fmt: skip
-  if config.system == "gen1":  # edits held-out clips, whatever the real ones are of
-    told = (config.data, config.data.eval_split, count, config.seed)
-  else:
-    told = arguments
-  texts = [] if data.tokenizer == "none" else pipeline.captions(*told)
-  # Thousands of whole stretches may be more than the memory holds.
-  each = pipeline.each_clip(*arguments)
-  _write(folder, iter(lambda: list(itertools.islice(each, _BLOCK)), []))
-  clips = clip_sources.open_source(folder)
-  return Reals(clips, texts, pipeline.labels(*arguments), record)
-
-
-def _span(frames: int, stride: int) -> int:
-  return (frames - 1) * stride + 1
-
-
 def _made(
   model: api.Model, evaluation: ConfigDict, protocol: Protocol, reals: Reals, count: int
 ) -> Iterator[np.ndarray]:
   """Yields blocks of generated clips; block b has the seed `seed` + b.
 
-  Texts, first frames and classes are those of the real clips, in turn. Edits are one
+  Texts, first frames and classes are those of real clips, in turn. Edits are one
   block: clip i has the structure and the caption of held-out clip i.
   """
   console = Console("evaluate: generate", count)
   animates = model.system.animates_images
   factor = sample_checks.time_factor(model.config)
-  frames = -(-_span(protocol.frames, protocol.fake_stride) // factor) * factor
+  span = protocol_clips.span(protocol.frames, protocol.fake_stride)
+  frames = -(-span // factor) * factor
   edits = model.config.system == "gen1"
   size, knobs = (count, (*_KNOBS, *_OF_EDITS)) if edits else (_BLOCK, _KNOBS)
+  turn = reals.turn(protocol, count)
   for block, start in enumerate(range(0, count, size)):
-    rows = [i % len(reals.clips.names) for i in range(start, min(start + size, count))]
+    rows = turn[start : start + size]
     known = reals.labels is not None and model.config.model.motion.num_classes
     classes = animates and known  # a model without takes none, whatever the data say
     made = model.generate(
@@ -204,14 +162,6 @@ def _made(
     yield np.stack([clip.frames for clip in made])
     console.advance(start + len(rows))
   console.line()
-
-
-def _write(folder: pathlib.Path, blocks: Iterator[Sequence[np.ndarray]]) -> None:
-  """Replaces the folder's npz files; uncompressed, so that they are mapped."""
-  shutil.rmtree(folder, ignore_errors=True)
-  folder.mkdir(parents=True)
-  for i, block in enumerate(blocks):
-    media.atomically(folder / f"{i:05d}.npz", lambda part: np.savez(part, np.asarray(block)))
 
 
 def _options(
@@ -241,12 +191,6 @@ def _options(
   )
 
 
-def _split(config: ConfigDict, protocol: Protocol) -> str:
-  """Neighbours are sought among training videos; else the protocol's words decide."""
-  train = protocol.split.startswith("train") or protocol.extractor == "thumbnails"
-  return config.data.split if train else config.data.eval_split
-
-
 def _rebuilt(
   model: api.Model, protocol: Protocol, reals: Reals, count: int
 ) -> Iterator[np.ndarray]:
@@ -261,22 +205,25 @@ def _rebuilt(
 def _clips(
   model: api.Model, config: ConfigDict, evaluation: ConfigDict, protocol: Protocol,
   folder: pathlib.Path,
-) -> Reals:  # fmt: skip
-  """Writes real and made clips; returns the real ones."""
+) -> tuple[Reals, list[str]]:  # fmt: skip
+  """Writes real and made clips; returns the real ones, and the captions of the made."""
   fakes = protocol.fakes or evaluation.clips
-  count = protocol.reals or fakes
-  if protocol.extractor == "thumbnails":
-    count = _MOST_TRAINING
   # For the floor, other real clips than those that are scored against.
-  count *= 2 if protocol.extractor in _OF_SETS else 1
-  reals = _reals(config, protocol, count, _split(config, protocol), folder / "reals")
+  floor = protocol.extractor in _OF_SETS
+  reals = protocol_clips.to_score_against(
+    config, protocol, fakes, floor, folder / "reals"
+  )
+  if evaluation.task == "long":
+    return reals, []
   if evaluation.task == "reconstruction":
-    made = _rebuilt(model, protocol, reals, fakes)
+    told, made = reals, _rebuilt(model, protocol, reals, fakes)
   else:
-    made = _made(model, evaluation, protocol, reals, fakes)
-  if evaluation.task != "long":
-    _write(folder / "fakes", made)
-  return reals
+    told = protocol_clips.to_tell(config, protocol, fakes, reals, folder / "told")
+    made = _made(model, evaluation, protocol, told, fakes)
+    reals.record["told"] = told.record["split"]
+  protocol_clips.write(folder / "fakes", made)
+  texts = [told.texts[i] for i in told.turn(protocol, fakes)] if told.texts else []
+  return reals, texts
 
 
 def _name_floor(found: dict[str, Any], reals: Reals) -> None:
@@ -300,12 +247,10 @@ def report(
   _check_weights(protocol, evaluation)
   name = f"{evaluation.protocol}-{evaluation.task}"
   folder = pathlib.Path(workdir) / "eval" / name
-  reals = _clips(model, config, evaluation, protocol, folder)
+  reals, texts = _clips(model, config, evaluation, protocol, folder)
   captions = folder / "captions.txt"
-  count = protocol.fakes or evaluation.clips
-  turn = [reals.texts[i % len(reals.texts)] for i in range(count)] if reals.texts else []
-  _write_captions(captions, turn)
-  options = _options(protocol, evaluation, folder, str(captions) if turn else "")
+  _write_captions(captions, texts)
+  options = _options(protocol, evaluation, folder, str(captions) if texts else "")
   if evaluation.task == "long":
     found = _long(model, evaluation, protocol, options, folder)
   else:

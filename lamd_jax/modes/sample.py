@@ -21,6 +21,7 @@ from lamd_jax import media
 from lamd_jax import run_folder
 from lamd_jax import sample_checks
 from lamd_jax.errors import ConfigError
+from lamd_jax.evaluation import caption_files
 from lamd_jax.modes import edit
 from lamd_jax.modes import sample_folder
 from lamd_jax.modes import stream
@@ -60,10 +61,10 @@ def _texts(text: str) -> list[str]:
   if not text.endswith(".txt"):
     return [text]
   try:
-    lines = pathlib.Path(text).expanduser().read_text("utf-8-sig").splitlines()
+    lines = caption_files.lines(pathlib.Path(text).expanduser().read_text("utf-8-sig"))
   except (OSError, ValueError) as error:
     raise ConfigError(f"--sample.text={text}: cannot be read ({error})") from error
-  if not (prompts := [line.strip() for line in lines if line.strip()]):
+  if not (prompts := [line for line in lines if line]):
     raise ConfigError(f"--sample.text={text}: holds no prompt")
   return prompts
 

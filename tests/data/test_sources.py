@@ -29,6 +29,17 @@ def test_folder_with_splits(tmp_path, make, data_config):
     pipeline.check(data_config, "trian")
 
 
+def test_what_lies_beside_splits_is_in_none(tmp_path, make, data_config):
+  """A preview in the root must not mix what is held out with what is trained on."""
+  for name in ("train/a", "train/b", "test/c", "preview"):
+    make.video(tmp_path / f"{name}.mp4", 4)
+  listing = registry.SCAN["folder"](tmp_path)
+  splits = {item.id: item.split for item in listing.items}
+  assert splits["preview.mp4"] == "unlisted"
+  assert splits["test/c.mp4"] == "test" and splits["train/a.mp4"] == "train"
+  assert "1 beside the folders of the splits, such as preview.mp4" in listing.notes[-1]
+
+
 def test_folder_without_splits_holds_some_out_by_name(tmp_path, make, data_config):
   root = tmp_path / "data"
   for i in range(10):
@@ -182,6 +193,16 @@ def test_array_record_round_trip(tmp_path, data_config):
   assert np.array_equal(first[0], records[0].video[:4])
   with pytest.raises(DataError, match="no split 'val'; it has train, test"):
     pipeline.check(data_config, "val")
+
+
+def test_other_pixels_under_the_same_names_are_other_data(tmp_path):
+  digests = set()
+  for level in (0, 0, 1):
+    video = np.full((4, 8, 8, 3), level, np.uint8)
+    array_record.write(tmp_path, "train", [array_record.Record("a", video)], 8.0)
+    row = array_record.load_metadata(tmp_path)["splits"]["train"]
+    digests.add(array_record.RecordVideos(tmp_path, "train", row).digest())
+  assert len(digests) == 2
 
 
 @pytest.mark.parametrize(

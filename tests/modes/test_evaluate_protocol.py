@@ -22,6 +22,7 @@ from lamd_jax.interchange import clip_text as text_weights
 from lamd_jax.interchange import i3d as i3d_weights
 from lamd_jax.interchange import safetensors_file
 from lamd_jax.modes import evaluate_protocol
+from lamd_jax.modes import protocol_clips
 from lamd_jax.networks import clip_image
 from lamd_jax.networks import clip_text
 from lamd_jax.networks import i3d
@@ -157,19 +158,55 @@ def test_clips_of_bair_begin_with_the_true_frame(name, first):
   assert asked["replace_first_frame"] is first and asked["label"] == -1
 
 
+def test_first_frames_are_those_of_the_clips_that_are_scored():
+  source = types.SimpleNamespace(names=list("abcdef"))
+  reals = evaluate_protocol.Reals(source, [], None, {})
+  find = evaluate_protocol.protocol_lib.find
+  scored = find("bair_100").changed({"reals": 3})
+  assert reals.turn(scored, 7) == [0, 1, 2, 0, 1, 2, 0]
+  assert reals.turn(find("random_small_16f"), 7) == [0, 1, 2, 3, 4, 5, 0]
+
+
+@pytest.mark.parametrize(
+  ("changes", "count"),
+  [("reals=4", 8), ("reals=12", 6), ("reals=12,sampling=random_clips", 24)],
+)
+def test_a_video_gives_one_clip_where_the_protocol_says_so(monkeypatch, changes, count):
+  monkeypatch.setattr(protocol_clips.pipeline, "check", lambda *_: 6)
+  monkeypatch.setattr(protocol_clips, "take", lambda *arguments: arguments[2])
+  protocol = evaluate_protocol.check(_evaluation(changes=changes), CONFIG)
+  # Twice as many as are scored against, where there are others for the floor.
+  assert protocol_clips.to_score_against(CONFIG, protocol, 8, True, None) == count
+
+
+def test_neighbours_are_sought_of_clips_that_were_told_others(tmp_path):
+  """A training clip that goes on from its own first frame would be its own neighbour."""
+  protocol = evaluate_protocol.check(_evaluation(protocol="nearest_training"), CONFIG)
+  reals = protocol_clips.to_score_against(CONFIG, protocol, 2, False, tmp_path / "reals")
+  told = protocol_clips.to_tell(CONFIG, protocol, 2, reals, tmp_path / "told")
+  assert (reals.record["split"], told.record["split"]) == ("train", "test")
+  expected = protocol_clips.take(CONFIG, protocol, 2, "test", tmp_path / "test")
+  for i in range(2):
+    first = told.clips.read(i, 0, 1, 1)
+    np.testing.assert_array_equal(first, expected.clips.read(i, 0, 1, 1))
+
+
 def test_captions_keep_their_lines(tmp_path):
   texts = ["a cat\r\nand a dog", "", "two\u2028lines\x85here", "\x0cfour "]
   evaluate_protocol._write_captions(tmp_path / "c.txt", texts)
   found = caption_files.read(tmp_path / "c.txt")
-  assert found.texts == ["a cat and a dog", "", "two lines here", " four "]
+  assert found.texts == ["a cat and a dog", "", "two lines here", "four"]
+  # Nor are lines of others cut where Unicode says so.
+  (tmp_path / "d.txt").write_text("a dog\u2028runs\r\n\na cow\n")
+  assert caption_files.read(tmp_path / "d.txt").texts == ["a dog runs", "", "a cow"]
 
 
 def test_strides_are_taken_from_whole_stretches(tmp_path, monkeypatch):
-  monkeypatch.setattr(evaluate_protocol, "_BLOCK", 3)  # clips in more than one file
+  monkeypatch.setattr(protocol_clips, "BLOCK", 3)  # clips in more than one file
   protocol = evaluate_protocol.check(
     _evaluation(changes="stride=3,frames=9"), CONFIG
   )
-  reals = evaluate_protocol._reals(CONFIG, protocol, 4, "test", tmp_path)
+  reals = protocol_clips.take(CONFIG, protocol, 4, "test", tmp_path)
   found = np.stack([reals.clips.read(i, 0, 25, 1) for i in range(4)])
   assert len(reals.clips.names) == 4 and len(list(tmp_path.iterdir())) == 2
   direct = CONFIG.data.copy_and_resolve_references()

@@ -89,10 +89,21 @@ def check_below(path: str, where: str) -> None:
 
 
 def drop_lone_splits(listing: Listing) -> Listing:
-  """Splits count only if there is something to train on and something held out."""
+  """Splits count only if there is something to train on and something held out.
+
+  What then lies beside them has the split "unlisted", which "all" alone holds.
+  """
   found = {item.split for item in listing.items}
-  if "train" in found and found & {"test", "val"} and "" not in found:
-    return listing
+  if "train" in found and found & {"test", "val"}:
+    stray = [item for item in listing.items if not item.split]
+    if not stray:
+      return listing
+    items = [item._replace(split=item.split or "unlisted") for item in listing.items]
+    note = (
+      f"{len(stray)} beside the folders of the splits, such as {stray[0].id}: only in"
+      " split all"
+    )
+    return listing._replace(items=items, notes=[*listing.notes, note])
   return listing._replace(items=[item._replace(split="") for item in listing.items])
 
 
