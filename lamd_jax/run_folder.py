@@ -51,7 +51,8 @@ def _write(path: epath.Path, record: dict[str, Any]) -> None:
 
 def absolute(root: str) -> str:
   """Returns a data folder as a run records it, to find it from anywhere; links stay."""
-  return root and os.path.abspath(os.path.expanduser(root))
+  local = root and "://" not in root
+  return os.path.abspath(os.path.expanduser(root)) if local else root
 
 
 def config_hash(config: ConfigDict) -> str:

@@ -256,3 +256,10 @@ def test_the_doctor_advises_in_words(videos, capsys):
   said = "\n".join(own_data.advice(speeds, config))
   assert "from 8 to 30 frames a second" in said and "put a caption beside" in said
   assert "are few" not in said
+
+
+def test_a_bucket_has_no_other_name(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  assert run_folder.absolute("gs://bucket/tfds") == "gs://bucket/tfds"
+  assert run_folder.absolute("a/../b") == str(tmp_path / "b")
+  assert run_folder.absolute("") == ""
