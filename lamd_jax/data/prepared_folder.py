@@ -45,7 +45,8 @@ def begin(config: ConfigDict, plans: Sequence[prepared.Plan], out: pathlib.Path)
   if (out / array_record.METADATA).exists():
     raise ConfigError(f"--out={out}: holds clips of another origin; name another --out")
   own = {PREPARATION, CORRUPT, prepared.REPORTS}
-  if out.is_dir() and (others := sorted({p.name for p in out.iterdir()} - own)):
+  found = {path.name for path in out.glob("[!.]*")} if out.is_dir() else set()
+  if others := sorted(found - own):
     raise ConfigError(f"--out={out}: holds {others[0]}; name a new folder")
   out.mkdir(parents=True, exist_ok=True)
   prepared.replace(path, json.dumps(record, indent=2) + "\n")

@@ -37,7 +37,8 @@ def stem(name: str) -> str:
 
 def lines(text: str) -> list[str]:
   """Cuts a file's text at ends of lines alone: a text may hold what Unicode calls one."""
-  return [" ".join(line.split()) for line in text.removesuffix("\n").split("\n")]
+  cut = text.removesuffix("\n").split("\n") if text else []
+  return [" ".join(line.split()) for line in cut]
 
 
 def read(path: str | pathlib.Path) -> Captions:
