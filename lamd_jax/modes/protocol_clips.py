@@ -35,7 +35,7 @@ class Reals(NamedTuple):
 
     Where clips go on from true first frames, those of the clips that are scored.
     """
-    among = len(self.clips.names)
+    among = len(self.texts or self.clips.names)
     if protocol.true_first and protocol.reals:
       among = min(protocol.reals, among)
     return [i % among for i in range(count)]
@@ -65,11 +65,15 @@ def to_tell(
 
   But where they are training clips among which neighbours are sought, held-out ones: a
   clip that goes on from a training clip's frame has that one as its neighbour. Gen-1 edits
-  held-out clips, whatever the real ones are of.
+  held-out clips as the run has them, whatever the real ones are of: `texts` are theirs.
   """
-  if protocol.extractor != _OF_NEIGHBOURS and config.system != "gen1":
-    return reals
-  return take(config, protocol, fakes, config.data.eval_split, folder)
+  split = config.data.eval_split
+  if config.system == "gen1":
+    texts = _texts(config.data, split, fakes, config.seed)
+    return reals._replace(texts=texts, record={**reals.record, "split": split})
+  if protocol.extractor == _OF_NEIGHBOURS:
+    return take(config, protocol, fakes, split, folder)
+  return reals
 
 
 def take(
@@ -84,14 +88,15 @@ def take(
     "videos": pipeline.check(data, split),
     "fingerprint": pipeline.fingerprint(data, split),
   }  # fmt: skip
-  # Gen-1's edits are of clips as the run has them.
-  told = (config.data, *arguments[1:]) if config.system == "gen1" else arguments
-  texts = [] if data.tokenizer == "none" else pipeline.captions(*told)
   # Thousands of whole stretches may be more than the memory holds.
   each = pipeline.each_clip(*arguments)
   write(folder, iter(lambda: list(itertools.islice(each, BLOCK)), []))
   clips = clip_sources.open_source(folder)
-  return Reals(clips, texts, pipeline.labels(*arguments), record)
+  return Reals(clips, _texts(*arguments), pipeline.labels(*arguments), record)
+
+
+def _texts(data: ConfigDict, split: str, count: int, seed: int) -> list[str]:
+  return [] if data.tokenizer == "none" else pipeline.captions(data, split, count, seed)
 
 
 def _data(config: ConfigDict, protocol: Protocol) -> ConfigDict:

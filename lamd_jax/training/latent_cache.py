@@ -101,8 +101,8 @@ def build(
   # The first process alone looks: a host that looked too early may go on for a minute
   # not to see what another one makes on a network's disk. Also the devices' first
   # meeting, which has to be within ten minutes.
-  complete = jax.process_index() == 0 and load(folder) is not None
-  if not multihost_utils.broadcast_one_to_all(np.asarray(complete)):
+  complete = latent_fill.together(lambda: load(folder) is not None, first=True)
+  if not multihost_utils.broadcast_one_to_all(np.asarray(bool(complete))):
     latent_fill.fill(stage, frozen, batches, count, batch, folder, stop)
   latent_fill.together(lambda: latent_fill.check_shared(folder))
   found = load(folder)

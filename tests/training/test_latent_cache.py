@@ -184,7 +184,7 @@ def test_what_is_not_all_there_is_not_complete(tmp_path, monkeypatch):
   """Hosts with disks of their own, whose ranks were exchanged by a second start."""
   monkeypatch.setattr(latent_fill, "_SETTLED_SECONDS", 0.0)
   monkeypatch.setattr(latent_fill, "_encode", lambda *arguments: None)
-  with pytest.raises(ConfigError, match="sees 20%: name a --workdir that all hosts share"):
+  with pytest.raises(ConfigError, match="sees 20%: name a --workdir that all hosts"):
     _build(tmp_path / "key")
   assert latent_cache.load(tmp_path / "key") is None
 
