@@ -5,7 +5,7 @@ Logits and softmax are float32 whatever the inputs. Products rather than
 `jax.nn.dot_product_attention`: XLA runs them faster on a CPU, and relative positions
 need the logits anyway. For TPUs attention over time and between many pixels
 have forms of their own, `attention_rows_last.py` and `attention_row_by_row.py`; which one
-a program gets is decided by the platform it is lowered for, as in `ops/conv.py`.
+a program gets is decided by the platform it is lowered for (`platforms.py`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 from lamd_jax.ops import attention_row_by_row
 from lamd_jax.ops import attention_rows_last
 from lamd_jax.ops import axes
+from lamd_jax.ops import platforms
 from lamd_jax.ops.softmax import softmax
 
 
@@ -74,7 +75,7 @@ def attention(
     tpu = lambda q, k, v, *_: attention_row_by_row.attention(q, k, v, scale)
   else:
     return matrices(q, k, v, keys, values)
-  return jax.lax.platform_dependent(q, k, v, keys, values, tpu=tpu, default=matrices)
+  return platforms.dependent(q, k, v, keys, values, tpu=tpu, default=matrices)
 
 
 def _by_matrices(

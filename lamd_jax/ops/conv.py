@@ -5,7 +5,7 @@ XLA's 3-D convolution is what TPUs and GPUs want and is two to three times slowe
 than need be on a CPU, where sums of 2-D convolutions do better. Kernels are always
 stored [kt,kh,kw,I,O], so checkpoints do not depend on the formulation. Which form a
 program gets is decided by the platform it is *lowered* for and not by the one it is
-traced on: a program compiled on a laptop for a TPU contains the TPU's form.
+traced on (`platforms.py`): one compiled on a laptop for a TPU contains the TPU's form.
 
 First-time readers may take `conv` for a plain convolution and skip the rest. The
 CPU forms, with the measurements behind them, are in `conv_cpu.py`.
@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from lamd_jax.ops import axes
 from lamd_jax.ops import conv_cpu
+from lamd_jax.ops import platforms
 
 Triple = tuple[int, int, int]
 Padding = Sequence[tuple[int, int]]
@@ -61,7 +62,7 @@ def conv(
     return _shifted(x, kernel, stride, padding)
   if (kh, kw) == (1, 1) and padding[1:] == _NO_PADDING[1:]:
     return _along_time(_strided(x, (1, *stride[1:])), kernel, stride[0], padding[0])
-  return lax.platform_dependent(
+  return platforms.dependent(
     x,
     kernel,
     cpu=lambda x, kernel: conv_cpu.conv3d(x, kernel, stride, padding),
@@ -90,7 +91,7 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, stride: Triple) -> jax.Array
   stride = tuple(stride)
   if axes.frame_parts() > 1:
     return conv_cpu.conv_transpose(x, kernel, stride, _shifted)
-  return lax.platform_dependent(
+  return platforms.dependent(
     x,
     kernel,
     cpu=lambda x, kernel: conv_cpu.conv_transpose(x, kernel, stride),

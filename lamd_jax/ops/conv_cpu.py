@@ -19,6 +19,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from lamd_jax.ops import platforms
+
 Pair = tuple[int, int]
 Triple = tuple[int, int, int]
 # Elements of a cotangent from which on XLA's own kernel gradient falls off a cliff
@@ -46,7 +48,7 @@ def conv2d(
   if pixels * kernel.shape[-1] > _LARGE and stride == (1, 1):
     return _conv2d_large(x, kernel, padding)
   if pixels <= kernel.shape[-1]:
-    return lax.platform_dependent(
+    return platforms.dependent(
       x,
       kernel,
       cpu=lambda x, kernel: _product(x, kernel, y_shape, stride, padding),
@@ -268,7 +270,7 @@ def _conv2d_large_backward(padding, residuals, dy):
   def by_blocks(x, kernel, dy):
     return _kernel_gradient(x, dy, kernel.shape[:2], padding).astype(kernel.dtype)
 
-  gradient = lax.platform_dependent(x, kernel, dy, cpu=by_blocks, default=by_xla)
+  gradient = platforms.dependent(x, kernel, dy, cpu=by_blocks, default=by_xla)
   return *of_x(dy), gradient
 
 

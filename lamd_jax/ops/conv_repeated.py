@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from lamd_jax.ops import axes
 from lamd_jax.ops import conv as conv_ops
+from lamd_jax.ops import platforms
 
 Triple = tuple[int, int, int]
 _HEIGHT, _WIDTH = 2, 3  # axes of a clip
@@ -73,7 +74,7 @@ def _conv(
   if axes.frame_parts() > 1 or not any(map(any, pads)) or wide or uneven or few:
     return padded(x, kernel, bias)
   unpadded = functools.partial(_unpadded, stride=stride, step=step)
-  return lax.platform_dependent(x, kernel, bias, tpu=unpadded, default=padded)
+  return platforms.dependent(x, kernel, bias, tpu=unpadded, default=padded)
 
 
 def _borders(kernel: int, stride: int) -> tuple[int, int]:
