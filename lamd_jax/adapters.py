@@ -53,7 +53,8 @@ def asked(
     weight: one number, or one to each file.
 
   Raises:
-    ConfigError: there are neither one nor as many weights, or one out of range.
+    ConfigError: there are neither one nor as many weights, one out of range, or one of
+      no file.
   """
   if isinstance(lora, str):
     files = [name.strip() for name in lora.split(",") if name.strip()]
@@ -61,10 +62,13 @@ def asked(
     files = [lora] if isinstance(lora, os.PathLike) else list(lora)
   weights = tuple(weight) if isinstance(weight, Sequence) else (weight,)
   limits.check_leaf("sample", "lora_weight", weights)
+  said = f"lora_weight={','.join(f'{x:g}' for x in weights)}"
+  if not files and set(weights) != {1.0}:
+    raise ConfigError(f"{said}: there is no LoRA file that it would weigh; name one")
   if len(weights) not in (1, len(files)) and files:
     raise ConfigError(
-      f"--sample.lora_weight={','.join(map(str, weights))}: {len(weights)} weights for"
-      f" {len(files)} files of --sample.lora; give one, or one to each"
+      f"{said}: {len(weights)} weights for {len(files)} LoRA files; give one, or one to"
+      " each"
     )
   weights = weights * len(files) if len(weights) == 1 else weights
   return tuple(Adapter(os.fspath(f), float(w)) for f, w in zip(files, weights))

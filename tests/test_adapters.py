@@ -117,10 +117,12 @@ def test_weights_are_checked():
   assert adapters.asked("a, b", (0.5,)) == (("a", 0.5), ("b", 0.5))
   assert adapters.asked("", (1.0,)) == ()
   assert adapters.numbers("0.8,-1") == (0.8, -1.0)
-  for lora_weight, message in (((1.0, 2.0), "2 weights for 1 files"),
+  for lora_weight, message in (((1.0, 2.0), "2 weights for 1 LoRA files"),
                                (1e9, "must lie between"), (float("nan"), "must lie")):
     with pytest.raises(ConfigError, match=message):
       adapters.asked("a", lora_weight)
+  with pytest.raises(ConfigError, match="lora_weight=0.5: there is no LoRA file"):
+    adapters.asked("", 0.5)
   with pytest.raises(ConfigError, match="numbers, as"):
     adapters.numbers("a")
   default = config_lib.sample_defaults()

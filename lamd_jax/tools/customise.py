@@ -199,6 +199,9 @@ def customise(options: argparse.Namespace) -> int:
     raise ConfigError(f"--out={options.out}: holds a run already; name another folder")
   if options.batch % 2:
     raise ConfigError(f"--batch={options.batch}: half is the subject's; make it even")
+  if options.how != "lora" and options.rank is not None:
+    raise ConfigError(f"--how={options.how}: --rank is of --how=lora")
+  options.rank = 4 if options.rank is None else options.rank
   if options.rank < 1:
     raise ConfigError(f"--rank={options.rank}: at least 1")
   compile_cache.enable()
@@ -227,7 +230,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument("--depth", default="", help="folder of their depth, in grey")
   parser.add_argument("--out", required=True, help="folder of the run that is made")
   parser.add_argument("--how", choices=gen1_customise.HOW, default="lora")
-  parser.add_argument("--rank", type=int, default=4, help="of lora")
+  parser.add_argument("--rank", type=int, help="of lora; 4 unless told")
   parser.add_argument("--steps", type=int, default=500)
   parser.add_argument("--batch", type=int, default=4, help="clips a step, even")
   parser.add_argument("--learning_rate", type=float, default=1e-4)

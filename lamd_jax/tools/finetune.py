@@ -215,6 +215,10 @@ def finetune(options: argparse.Namespace, line: command_line.CommandLine) -> int
   stored = run_folder.read(run)
   if stored is None:
     raise ConfigError(f"--workdir={options.workdir}: holds no run (no config.json)")
+  if options.how != further_stage.LORA and {options.rank, options.alpha} != {None}:
+    raise ConfigError(f"--how={options.how}: --rank and --alpha are of --how=lora")
+  options.rank = 8 if options.rank is None else options.rank
+  options.alpha = float(options.rank) if options.alpha is None else options.alpha
   if options.rank < 1 or not options.alpha > 0:
     raise ConfigError(
       f"--rank={options.rank}, --alpha={options.alpha}: rank at least 1, alpha above 0"
@@ -279,13 +283,11 @@ def _options(
   parser.add_argument("--out", required=True, help="folder of the run that is made")
   parser.add_argument("--how", choices=further_stage.HOW, required=True)
   parser.add_argument("--stage", default="", help="default: the first with a denoiser")
-  parser.add_argument("--rank", type=int, default=8, help="of lora")
+  parser.add_argument("--rank", type=int, help="of lora; 8 unless told")
   parser.add_argument(
-    "--alpha", type=float, default=None, help="of lora: it counts alpha/rank; = rank"
+    "--alpha", type=float, help="of lora, which counts alpha/rank; the rank unless told"
   )
   options, rest = parser.parse_known_args(argv)
-  if options.alpha is None:
-    options.alpha = float(options.rank)
   return options, command_line.parse(rest)
 
 

@@ -171,6 +171,7 @@ def videos(tmp_path_factory):
   [
     (["--workdir=absent"], 2, "no such folder"),
     (["--rank=0"], 2, "rank at least 1"),
+    (["--how=full", "--rank=4"], 2, "--how=full: --rank and --alpha are of --how=lora"),
     (["--stage=autoencoder"], 2, "stages of this run are diffusion"),
     (["--config.model.denoiser.channels=64"], 2, "stays as it was in the run"),
     (["--config.data.size=32"], 2, "the run's networks are for 16; leave it out"),
