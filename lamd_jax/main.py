@@ -207,7 +207,7 @@ def _run(arguments: list[str]) -> int:
     return compile_mode.run(config, sample_flags, compile_flags)
   if line.mode == "sample":
     return distributed.by_first(lambda: sample.run(config, workdir, sample_flags))
-  return distributed.by_first(lambda: evaluate.run(config, workdir, eval_flags))
+  return evaluate.run(config, workdir, eval_flags)
 
 
 def main() -> None:

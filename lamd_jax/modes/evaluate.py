@@ -29,6 +29,7 @@ from lamd_jax.evaluation import tracked_precision
 from lamd_jax.modes import evaluate_edits
 from lamd_jax.modes import evaluate_protocol
 from lamd_jax.training import compile_cache
+from lamd_jax.training import distributed
 
 _Tracks = dict[str, list[tuple[cater_tracker.Track, cater_tracker.Track]]]
 
@@ -328,9 +329,9 @@ def run(config: ConfigDict, workdir: epath.Path, evaluation: ConfigDict) -> int:
     )
   compile_cache.enable()
   if not evaluation.protocol:
-    report(config, workdir, evaluation)
-    return 0
+    return distributed.by_first(lambda: report(config, workdir, evaluation) and 0)
   evaluate_protocol.check(evaluation, config)  # before weights are read
-  model = api.from_workdir(config, workdir, evaluation.weights)
+  read = lambda: api.from_workdir(config, workdir, evaluation.weights)
+  model = distributed.together(read)
   evaluate_protocol.report(model, config, workdir, evaluation)
   return 0

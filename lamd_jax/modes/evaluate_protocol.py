@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """--mode=evaluate --eval.protocol=NAME: a run's clips under a named protocol.
 
-Clips are made, written to WORKDIR/eval/NAME-TASK/{reals,fakes} as npz files, and scored
-by what tools.score is made of, so that both give the same number for the same clips.
+Clips are made, by all processes, written to WORKDIR/eval/NAME-TASK/{reals,fakes} as npz
+files, and scored by what tools.score is made of, so that both give the same number for
+the same clips.
 
   generation      as many clips as the protocol asks for, else --eval.clips
   reconstruction  held-out clips through the autoencoder, with PSNR and SSIM
@@ -12,7 +13,8 @@ by what tools.score is made of, so that both give the same number for the same c
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+import functools
 import pathlib
 from typing import Any
 
@@ -37,6 +39,7 @@ from lamd_jax.tools import score
 from lamd_jax.tools import score_inputs
 from lamd_jax.tools import score_page
 from lamd_jax.tools import score_run
+from lamd_jax.training import distributed
 from lamd_jax.training.console import Console
 
 _BLOCK = protocol_clips.BLOCK  # clips a call of the model
@@ -130,38 +133,33 @@ def _check_weights(protocol: Protocol, evaluation: ConfigDict) -> None:
 
 
 def _made(
-  model: api.Model, evaluation: ConfigDict, protocol: Protocol, reals: Reals, count: int
-) -> Iterator[np.ndarray]:
-  """Yields blocks of generated clips; block b has the seed `seed` + b.
+  model: api.Model, evaluation: ConfigDict, protocol: Protocol, reals: Reals, count: int,
+  block: int, clips: range,
+) -> np.ndarray:  # fmt: skip
+  """Generates some of `count` clips; block b has the seed `seed` + b.
 
   Texts, first frames and classes are those of real clips, in turn. Edits are one
   block: clip i has the structure and the caption of held-out clip i.
   """
-  console = Console("evaluate: generate", count)
   animates = model.system.animates_images
   factor = sample_checks.time_factor(model.config)
   span = protocol_clips.span(protocol.frames, protocol.fake_stride)
   frames = -(-span // factor) * factor
-  edits = model.config.system == "gen1"
-  size, knobs = (count, (*_KNOBS, *_OF_EDITS)) if edits else (_BLOCK, _KNOBS)
-  turn = reals.turn(protocol, count)
-  for block, start in enumerate(range(0, count, size)):
-    rows = turn[start : start + size]
-    known = reals.labels is not None and model.config.model.motion.num_classes
-    classes = animates and known  # a model without takes none, whatever the data say
-    made = model.generate(
-      len(rows),
-      text=[reals.texts[i] for i in rows] if reals.texts else "",
-      image=[reals.clips.read(i, 0, 1, 1)[0] for i in rows] if animates else None,
-      label=[int(reals.labels[i]) for i in rows] if classes else -1,
-      replace_first_frame=protocol.true_first,
-      frames=0 if animates else frames,
-      seed=evaluation.seed + block,
-      **{k: evaluation[k] for k in knobs},
-    )
-    yield np.stack([clip.frames for clip in made])
-    console.advance(start + len(rows))
-  console.line()
+  edits = _OF_EDITS if model.config.system == "gen1" else ()
+  rows = reals.turn(protocol, count)[clips.start : clips.stop]
+  known = reals.labels is not None and model.config.model.motion.num_classes
+  classes = animates and known  # a model without takes none, whatever the data say
+  made = model.generate(
+    len(rows),
+    text=[reals.texts[i] for i in rows] if reals.texts else "",
+    image=[reals.clips.read(i, 0, 1, 1)[0] for i in rows] if animates else None,
+    label=[int(reals.labels[i]) for i in rows] if classes else -1,
+    replace_first_frame=protocol.true_first,
+    frames=0 if animates else frames,
+    seed=evaluation.seed + block,
+    **{k: evaluation[k] for k in (*_KNOBS, *edits)},
+  )
+  return np.stack([clip.frames for clip in made])
 
 
 def _options(
@@ -192,14 +190,12 @@ def _options(
 
 
 def _rebuilt(
-  model: api.Model, protocol: Protocol, reals: Reals, count: int
-) -> Iterator[np.ndarray]:
-  """Yields blocks of the first `count` real clips after the autoencoder."""
+  model: api.Model, protocol: Protocol, reals: Reals, block: int, clips: range
+) -> np.ndarray:
+  """Some of the real clips after the autoencoder."""
+  del block
   read = lambda i: reals.clips.read(i, 0, protocol.frames, protocol.stride)
-  count = min(count, len(reals.clips.names))
-  for start in range(0, count, _BLOCK):
-    rows = range(start, min(start + _BLOCK, count))
-    yield model.reconstruct(np.stack([read(i) for i in rows]))
+  return model.reconstruct(np.stack([read(i) for i in clips]))
 
 
 def _clips(
@@ -215,13 +211,16 @@ def _clips(
   )
   if evaluation.task == "long":
     return reals, []
+  size, told = _BLOCK, reals
   if evaluation.task == "reconstruction":
-    told, made = reals, _rebuilt(model, protocol, reals, fakes)
+    fakes = min(fakes, len(reals.clips.names))
+    make = functools.partial(_rebuilt, model, protocol, reals)
   else:
     told = protocol_clips.to_tell(config, protocol, fakes, reals, folder / "told")
-    made = _made(model, evaluation, protocol, told, fakes)
+    make = functools.partial(_made, model, evaluation, protocol, told, fakes)
+    size = fakes if config.system == "gen1" else _BLOCK
     reals.record["told"] = told.record["split"]
-  protocol_clips.write(folder / "fakes", made)
+  protocol_clips.made(folder / "fakes", fakes, size, make)
   texts = [told.texts[i] for i in told.turn(protocol, fakes)] if told.texts else []
   return reals, texts
 
@@ -241,13 +240,23 @@ def _write_captions(path: pathlib.Path, texts: Sequence[str]) -> None:
 
 def report(
   model: api.Model, config: ConfigDict, workdir: epath.Path, evaluation: ConfigDict
-) -> dict[str, Any]:
-  """Makes clips, scores them, and writes WORKDIR/eval/NAME-TASK.{json,html}."""
+) -> dict[str, Any] | None:
+  """Makes clips, scores them, and writes WORKDIR/eval/NAME-TASK.{json,html}.
+
+  Every process calls it; the first one scores, and the others get None.
+  """
   protocol = check(evaluation, config)
-  _check_weights(protocol, evaluation)
-  name = f"{evaluation.protocol}-{evaluation.task}"
-  folder = pathlib.Path(workdir) / "eval" / name
+  distributed.together(lambda: _check_weights(protocol, evaluation), first=True)
+  folder = pathlib.Path(workdir) / f"eval/{evaluation.protocol}-{evaluation.task}"
   reals, texts = _clips(model, config, evaluation, protocol, folder)
+  score_them = lambda: _scored(model, evaluation, protocol, folder, reals, texts)
+  return distributed.together(score_them, first=True)
+
+
+def _scored(
+  model: api.Model, evaluation: ConfigDict, protocol: Protocol, folder: pathlib.Path,
+  reals: Reals, texts: Sequence[str],
+) -> dict[str, Any]:  # fmt: skip
   captions = folder / "captions.txt"
   _write_captions(captions, texts)
   options = _options(protocol, evaluation, folder, str(captions) if texts else "")
@@ -262,7 +271,7 @@ def report(
   if reals.record["trained_stride"] != protocol.stride:
     print(f"note: real clips have stride {protocol.stride}, the run was trained on"
           f" stride {reals.record['trained_stride']}")  # fmt: skip
-  score.write(found, folder.with_name(f"{name}.json"))
+  score.write(found, folder.with_name(f"{folder.name}.json"))
   return found
 
 

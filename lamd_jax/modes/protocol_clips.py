@@ -1,21 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real clips of a run's data, taken as a named protocol says and written as npz files."""
+"""Clips that a named protocol asks for, written as npz files: real ones, and a model's.
+
+Real clips are written by the first process, made ones by all, some files each, to a
+folder that they share.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import itertools
 import pathlib
 import shutil
 from typing import Any, NamedTuple
 
+import jax
 from ml_collections import ConfigDict
 import numpy as np
 
 from lamd_jax import media
 from lamd_jax.data import pipeline
+from lamd_jax.errors import ConfigError
 from lamd_jax.evaluation import clip_sources
 from lamd_jax.evaluation.protocol import Protocol
+from lamd_jax.training import distributed
+from lamd_jax.training.console import Console
 
 BLOCK = 64  # clips a file
 _MOST_TRAINING = 2048  # videos among which neighbours are sought
@@ -50,7 +58,8 @@ def to_score_against(
   count = protocol.reals or fakes
   if protocol.extractor == _OF_NEIGHBOURS:
     count = _MOST_TRAINING
-  videos = pipeline.check(_data(config, protocol), split)
+  data = _data(config, protocol)
+  videos = distributed.together(lambda: pipeline.check(data, split))
   if protocol.sampling == "random" and count > videos:
     count = videos  # one clip a video: a second one would count as another video
   elif floor:
@@ -82,17 +91,27 @@ def take(
   """Writes `count` real clips to `folder`, from where they are read again."""
   data = _data(config, protocol)
   arguments = (data, split, count, config.seed)
-  record = {
-    "split": split, "sampling": data.sampling, "stride": protocol.stride,
-    "trained_stride": config.data.stride,
-    "videos": pipeline.check(data, split),
-    "fingerprint": pipeline.fingerprint(data, split),
-  }  # fmt: skip
-  # Thousands of whole stretches may be more than the memory holds.
-  each = pipeline.each_clip(*arguments)
-  write(folder, iter(lambda: list(itertools.islice(each, BLOCK)), []))
-  clips = clip_sources.open_source(folder)
-  return Reals(clips, _texts(*arguments), pipeline.labels(*arguments), record)
+
+  def about() -> dict[str, Any]:
+    record = {
+      "split": split, "sampling": data.sampling, "stride": protocol.stride,
+      "trained_stride": config.data.stride,
+      "videos": pipeline.check(data, split),
+      "fingerprint": pipeline.fingerprint(data, split),
+    }  # fmt: skip
+    texts, labels = _texts(*arguments), pipeline.labels(*arguments)
+    return {"texts": texts, "labels": labels, "record": record}
+
+  def written() -> int:
+    # Thousands of whole stretches may be more than the memory holds.
+    each = pipeline.each_clip(*arguments)
+    blocks = iter(lambda: list(itertools.islice(each, BLOCK)), [])
+    return write(folder, blocks)
+
+  known = distributed.together(about)
+  files = distributed.of_first(distributed.together(written, first=True) or 0)
+  distributed.together(lambda: _check_seen(folder, files))
+  return Reals(clip_sources.open_source(folder), **known)
 
 
 def _texts(data: ConfigDict, split: str, count: int, seed: int) -> list[str]:
@@ -102,8 +121,11 @@ def _texts(data: ConfigDict, split: str, count: int, seed: int) -> list[str]:
 def _data(config: ConfigDict, protocol: Protocol) -> ConfigDict:
   data = config.data.copy_and_resolve_references()
   with data.unlocked():
-    # Whole stretches are kept and strided over when they are scored.
-    data.update(frames=span(protocol.frames, protocol.stride), stride=1)
+    # Whole stretches are kept and strided over when they are scored; protocols leave out
+    # what is shorter, as tools.score does.
+    data.update(
+      frames=span(protocol.frames, protocol.stride), stride=1, pad_last=False
+    )
     if data.sampling in ("first", "random"):  # others belong to their data set
       data.sampling = "first" if protocol.sampling == "first" else "random"
   return data
@@ -113,9 +135,59 @@ def span(frames: int, stride: int) -> int:
   return (frames - 1) * stride + 1
 
 
-def write(folder: pathlib.Path, blocks: Iterator[Sequence[np.ndarray]]) -> None:
-  """Replaces the folder's npz files; uncompressed, so that they are mapped."""
+def made(
+  folder: pathlib.Path, count: int, size: int, make: Callable[[int, range], np.ndarray]
+) -> None:
+  """Writes `count` clips; every process makes and writes some of the files.
+
+  Args:
+    folder: whose files are replaced.
+    count: clips.
+    size: clips a file.
+    make: from a file's number and the numbers of its clips to these.
+  """
+  blocks = [range(i, min(i + size, count)) for i in range(0, count, size)]
+  distributed.together(lambda: _empty(folder), first=True)
+  console = Console("evaluate: clips", count)
+  # In step: one that fails is heard of after a file, not after all of a share.
+  for start in range(0, len(blocks), jax.process_count()):
+    turn = list(enumerate(blocks))[start : start + jax.process_count()]
+    own = turn[jax.process_index() :][:1]
+    distributed.together(lambda: [_write(folder, i, make(i, b)) for i, b in own])
+    if jax.process_index() == 0:
+      console.advance(turn[-1][1].stop)
+  console.line()
+  distributed.together(lambda: _check_seen(folder, len(blocks)), first=True)
+
+
+def write(folder: pathlib.Path, blocks: Iterator[Sequence[np.ndarray]]) -> int:
+  """Replaces the folder's files by one for each block; returns how many."""
+  _empty(folder)
+  files = 0
+  for files, block in enumerate(blocks, 1):
+    _write(folder, files - 1, block)
+  return files
+
+
+def _empty(folder: pathlib.Path) -> None:
   shutil.rmtree(folder, ignore_errors=True)
   folder.mkdir(parents=True)
-  for i, block in enumerate(blocks):
-    media.atomically(folder / f"{i:05d}.npz", lambda part: np.savez(part, np.asarray(block)))
+
+
+def _write(folder: pathlib.Path, number: int, block: Sequence[np.ndarray]) -> None:
+  """Uncompressed, so that clips are mapped."""
+  media.atomically(_file(folder, number), lambda part: np.savez(part, np.asarray(block)))
+
+
+def _file(folder: pathlib.Path, number: int) -> pathlib.Path:
+  return folder / f"{number:05d}.npz"
+
+
+def _check_seen(folder: pathlib.Path, files: int) -> None:
+  """Raises ConfigError where this process does not see what others wrote."""
+  seen = lambda: float(np.mean([_file(folder, i).exists() for i in range(files)]))
+  if (share := distributed.settled(seen)) < 1:
+    raise ConfigError(
+      f"{folder}: process {jax.process_index()} sees {share:.0%} of the files that the"
+      " processes wrote; name a --workdir that all hosts share"
+    )

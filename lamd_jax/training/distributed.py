@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts the connection between processes, only where several are expected."""
+"""Connects processes, only where several are expected, and lets them work together."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from collections.abc import Callable, Mapping
 import os
 import sys
 import threading
+import time
+from typing import TypeVar
 import urllib.request
 
 from absl import logging
 import jax
 from jax.experimental import multihost_utils
+import numpy as np
 
 from lamd_jax.errors import ConfigError
+from lamd_jax.training import preemption
 
 TIMEOUT_SECONDS = 300  # nodes of a job may start minutes apart
 
@@ -28,6 +32,9 @@ _METADATA = (
   "http://{}/computeMetadata/v1/instance/attributes/worker-network-endpoints"
 )
 _METADATA_SECONDS = 10
+# Until a network's disk shows what other hosts have written.
+_SETTLED_SECONDS = 90.0
+T = TypeVar("T")
 
 
 class DistributedError(ConfigError):
@@ -155,6 +162,44 @@ def by_first(work: Callable[[], int]) -> int:
     return work() if jax.process_index() == 0 else 0
   finally:
     multihost_utils.sync_global_devices("after the first process's work")
+
+
+def together(work: Callable[[], T], first: bool = False) -> T | None:
+  """Does `work`, or `first` process alone does; if it fails on one, all raise.
+
+  One that left alone would leave the others waiting for it. Returns what work gives,
+  None where it was not done.
+  """
+  failure: Exception | None = None
+  found = None
+  try:
+    if jax.process_index() == 0 or not first:
+      found = work()
+  except Exception as error:  # raised below, once the others know
+    failure = error
+  stopped = isinstance(failure, preemption.Preempted)
+  own = 0 if failure is None else 1 if stopped else 2
+  every = np.asarray([own])
+  if jax.process_count() > 1:
+    every = multihost_utils.process_allgather(every).ravel()
+  if failure is not None and own == every.max():
+    raise failure
+  if every.max() > 1:
+    raise ConfigError(f"process {every.argmax()} failed, and says why")
+  return found
+
+
+def of_first(number: int) -> int:
+  """The first process's `number`, on all of them."""
+  return int(multihost_utils.broadcast_one_to_all(np.asarray(number)))
+
+
+def settled(seen: Callable[[], float]) -> float:
+  """Asks `seen`, a share of all, until it is 1, as long as a network's disk may take."""
+  until = time.monotonic() + _SETTLED_SECONDS
+  while (share := seen()) < 1 and time.monotonic() < until:
+    time.sleep(0.1)
+  return share
 
 
 def _give_up(message: str) -> None:

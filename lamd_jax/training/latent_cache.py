@@ -17,11 +17,11 @@ import pathlib
 from typing import Any, NamedTuple
 
 import jax
-from jax.experimental import multihost_utils
 import numpy as np
 
 from lamd_jax import types
 from lamd_jax.errors import ConfigError
+from lamd_jax.training import distributed
 from lamd_jax.training import latent_fill
 from lamd_jax.training import preemption
 from lamd_jax.training.stage import Frozen, Stage
@@ -101,10 +101,10 @@ def build(
   # The first process alone looks: a host that looked too early may go on for a minute
   # not to see what another one makes on a network's disk. Also the devices' first
   # meeting, which has to be within ten minutes.
-  complete = latent_fill.together(lambda: load(folder) is not None, first=True)
-  if not multihost_utils.broadcast_one_to_all(np.asarray(bool(complete))):
+  complete = distributed.together(lambda: load(folder) is not None, first=True)
+  if not distributed.of_first(bool(complete)):
     latent_fill.fill(stage, frozen, batches, count, batch, folder, stop)
-  latent_fill.together(lambda: latent_fill.check_shared(folder))
+  distributed.together(lambda: latent_fill.check_shared(folder))
   found = load(folder)
   assert found is not None
   return found

@@ -15,8 +15,7 @@ import os
 import pathlib
 import shutil
 import sys
-import time
-from typing import Any, TypeVar
+from typing import Any
 
 from absl import logging
 import jax
@@ -25,14 +24,12 @@ import numpy as np
 
 from lamd_jax import types
 from lamd_jax.errors import ConfigError
+from lamd_jax.training import distributed
 from lamd_jax.training import preemption
 from lamd_jax.training import sharding
 from lamd_jax.training.stage import Frozen, Stage
 
 COMPLETE = "complete.json"
-# Until a network's disk shows what other hosts have written.
-_SETTLED_SECONDS = 90.0
-T = TypeVar("T")
 Fields = dict[str, np.ndarray]  # rows of what is stored, by name
 
 
@@ -51,41 +48,15 @@ def fill(
   """
   rows = _Rows(encoder(stage, frozen), batches, count, batch)
   partial = folder.with_name(f"{folder.name}.partial")
-  done = together(lambda: _begin(partial, rows), first=True)
-  together(lambda: check_shared(partial))
+  done = distributed.together(lambda: _begin(partial, rows), first=True)
+  distributed.together(lambda: check_shared(partial))
   done = np.zeros(-(-count // batch), bool) if done is None else done
   done = np.asarray(multihost_utils.broadcast_one_to_all(done), bool)
   shares = np.array_split(np.flatnonzero(~done), jax.process_count())
   own = shares[jax.process_index()] * batch
   # The first share is the longest: as often they all ask each other whether to stop.
-  together(lambda: _encode(partial, rows, own, len(shares[0]), stop))
-  together(lambda: _finish(partial, folder, rows), first=True)
-
-
-def together(work: Callable[[], T], first: bool = False) -> T | None:
-  """Does `work`, or `first` process alone does; if it fails on one, all raise.
-
-  One that left alone would leave the others waiting for it. Returns what work gives.
-  """
-  failure: Exception | None = None
-  found = None
-  try:
-    if jax.process_index() == 0 or not first:
-      found = work()
-  except Exception as error:  # raised below, once the others know
-    failure = error
-  stopped = isinstance(failure, preemption.Preempted)
-  own = 0 if failure is None else 1 if stopped else 2
-  every = np.asarray([own])
-  if jax.process_count() > 1:
-    every = multihost_utils.process_allgather(every).ravel()
-  if failure is not None and own == every.max():
-    raise failure
-  if every.max() > 1:
-    raise ConfigError(
-      f"train.latent_cache: process {every.argmax()} failed to fill it, and says why"
-    )
-  return found
+  distributed.together(lambda: _encode(partial, rows, own, len(shares[0]), stop))
+  distributed.together(lambda: _finish(partial, folder, rows), first=True)
 
 
 class _Rows:
@@ -198,14 +169,11 @@ def _mark(partial: pathlib.Path, row: int, until: int) -> None:
 
 def _finish(partial: pathlib.Path, folder: pathlib.Path, rows: _Rows) -> None:
   """Raises ConfigError where rows are missing: their host wrote on a disk of its own."""
-  until = time.monotonic() + _SETTLED_SECONDS
-  while not (done := _done(partial, rows)).all():
-    if time.monotonic() > until:
-      raise ConfigError(
-        f"train.latent_cache: of {partial} this process sees {done.mean():.0%}: name a"
-        " --workdir that all hosts share, or say --config.train.latent_cache=false"
-      )
-    time.sleep(0.1)
+  if (seen := distributed.settled(lambda: _done(partial, rows).mean())) < 1:
+    raise ConfigError(
+      f"train.latent_cache: of {partial} this process sees {seen:.0%}: name a --workdir"
+      " that all hosts share, or say --config.train.latent_cache=false"
+    )
   _complete(partial, folder, rows.count)
 
 

@@ -27,33 +27,11 @@ from lamd_jax.networks import clip_image
 from lamd_jax.networks import clip_text
 from lamd_jax.networks import i3d
 from lamd_jax.nn import initializers
+import processes
 import tiny
-
-CONFIG = tiny.config(data__frames=16)
-
-
-def _evaluation(**changes):
-  group = config_lib.eval_defaults()
-  group.update({"clips": 8, "bootstrap": 10, "protocol": "random_small_16f", **changes})
-  return group
-
-
-class Model:
-  """Makes copies of the first real clip it knows; remembers what it was asked."""
-
-  def __init__(self, config=CONFIG):
-    self.config, self.fps, self.asked = config, 8.0, []
-    self.system = types.SimpleNamespace(animates_images=False)
-
-  def generate(self, n, **knobs):
-    self.asked.append((n, knobs))
-    draw = np.random.default_rng(knobs["seed"])
-    shape = (knobs["frames"], 16, 16, 3)
-    clip = lambda: draw.integers(0, 255, shape).astype(np.uint8)
-    return [types.SimpleNamespace(frames=clip()) for _ in range(n)]
-
-  def reconstruct(self, clips):
-    return np.clip(clips.astype(int) + 2, 0, 255).astype(np.uint8)
+import toy_protocol
+from toy_protocol import CONFIG
+from toy_protocol import Model
 
 
 @pytest.mark.parametrize(
@@ -75,7 +53,7 @@ class Model:
 )  # fmt: skip
 def test_what_cannot_be_scored_is_refused_at_once(changes, said):
   with pytest.raises(ConfigError, match=said) as caught:
-    evaluate_protocol.check(_evaluation(**changes), CONFIG)
+    evaluate_protocol.check(toy_protocol.evaluation(**changes), CONFIG)
   assert "\n" not in str(caught.value)
 
 
@@ -90,7 +68,7 @@ def test_what_cannot_be_scored_is_refused_at_once(changes, said):
 def test_missing_weights_are_seen_before_clips_are_made(tmp_path, changes, said):
   model = Model()
   with pytest.raises(WeightsError, match=said):
-    evaluate_protocol.report(model, CONFIG, tmp_path, _evaluation(**changes))
+    evaluate_protocol.report(model, CONFIG, tmp_path, toy_protocol.evaluation(**changes))
   assert not model.asked and not list(tmp_path.iterdir())
 
 
@@ -102,7 +80,7 @@ def cache(tmp_path_factory, monkeypatch):
 def test_generation_is_scored_as_tools_score_does(tmp_path, monkeypatch):
   monkeypatch.setattr(evaluate_protocol, "_BLOCK", 6)
   model = Model()
-  evaluation = _evaluation(changes="fakes=10", bootstrap=10)
+  evaluation = toy_protocol.evaluation(changes="fakes=10", bootstrap=10)
   found = evaluate_protocol.report(model, CONFIG, tmp_path, evaluation)
   # Two blocks, each with a seed of its own.
   assert [(n, k["seed"], k["frames"]) for n, k in model.asked] == [(6, 0, 16), (4, 1, 16)]
@@ -116,11 +94,38 @@ def test_generation_is_scored_as_tools_score_does(tmp_path, monkeypatch):
   assert [len(np.load(file)["arr_0"]) for file in fakes] == [6, 4]
 
 
+def test_two_processes_make_a_share_each(tmp_path, monkeypatch):
+  """Of four files, three of three clips; the scores are those of one process."""
+  started = processes.start(toy_protocol, 2, tmp_path / "two", "none")
+  codes, outputs = processes.finish(started)
+  assert codes == [0, 0] and all("made 2 files" in text for text in outputs), outputs
+  monkeypatch.setattr(evaluate_protocol, "_BLOCK", toy_protocol.BLOCK)
+  evaluation = toy_protocol.evaluation(changes=f"fakes={toy_protocol.CLIPS}")
+  evaluate_protocol.report(Model(), CONFIG, tmp_path / "one", evaluation)
+  one, two = (tmp_path / run / "eval" for run in ("one", "two"))
+  files = [path.relative_to(one) for path in one.glob("*/*/*.npz")]
+  assert len(files) == 1 + 4
+  assert all((one / path).read_bytes() == (two / path).read_bytes() for path in files)
+  found = [
+    json.loads((folder / "random_small_16f-generation.json").read_text())
+    for folder in (one, two)
+  ]
+  one, two = (record["scores"]["fakes"][0]["value"] for record in found)
+  assert two == pytest.approx(one, rel=1e-4)  # features were computed on 8 devices, and 1
+
+
+def test_where_one_process_fails_the_other_leaves_with_it(tmp_path):
+  started = processes.start(toy_protocol, 2, tmp_path, "fail")
+  codes, (first, second) = processes.finish(started)
+  assert codes == [2, 3]
+  assert "process 1 failed, and says why" in first and "the disk is gone" in second
+
+
 def test_an_edit_has_the_words_of_the_clip_whose_structure_it_has(tmp_path, monkeypatch):
   monkeypatch.setattr(evaluate_protocol, "_BLOCK", 4)
   config = tiny.gen1_config(data__frames=16)
   model = Model(config)
-  evaluation = _evaluation(
+  evaluation = toy_protocol.evaluation(
     changes="fakes=10", structure_level=1, temporal_guidance=1.5, bootstrap=0
   )
   found = evaluate_protocol.report(model, config, tmp_path, evaluation)
@@ -132,7 +137,7 @@ def test_an_edit_has_the_words_of_the_clip_whose_structure_it_has(tmp_path, monk
 
 
 def test_reconstruction_pairs_each_clip_with_its_own(tmp_path):
-  evaluation = _evaluation(protocol="pairs", task="reconstruction")
+  evaluation = toy_protocol.evaluation(protocol="pairs", task="reconstruction")
   found = evaluate_protocol.report(Model(), CONFIG, tmp_path, evaluation)
   row = {r["title"]: r["value"] for r in found["scores"]["fakes"]}
   # All pixels are off by 2 levels: 10 log10(255^2 / 4), but for a few at the limit.
@@ -153,7 +158,9 @@ def test_clips_of_bair_begin_with_the_true_frame(name, first):
   model.generate = lambda n, **knobs: (
     model.asked.append(knobs) or [types.SimpleNamespace(frames=clips[0])] * n
   )
-  list(evaluate_protocol._made(model, _evaluation(), protocol, reals, 3))
+  evaluate_protocol._made(
+    model, toy_protocol.evaluation(), protocol, reals, 3, 0, range(3)
+  )
   (asked,) = model.asked
   assert asked["replace_first_frame"] is first and asked["label"] == -1
 
@@ -174,14 +181,14 @@ def test_first_frames_are_those_of_the_clips_that_are_scored():
 def test_a_video_gives_one_clip_where_the_protocol_says_so(monkeypatch, changes, count):
   monkeypatch.setattr(protocol_clips.pipeline, "check", lambda *_: 6)
   monkeypatch.setattr(protocol_clips, "take", lambda *arguments: arguments[2])
-  protocol = evaluate_protocol.check(_evaluation(changes=changes), CONFIG)
+  protocol = evaluate_protocol.check(toy_protocol.evaluation(changes=changes), CONFIG)
   # Twice as many as are scored against, where there are others for the floor.
   assert protocol_clips.to_score_against(CONFIG, protocol, 8, True, None) == count
 
 
 def test_neighbours_are_sought_of_clips_that_were_told_others(tmp_path):
   """A training clip that goes on from its own first frame would be its own neighbour."""
-  protocol = evaluate_protocol.check(_evaluation(protocol="nearest_training"), CONFIG)
+  protocol = evaluate_protocol.check(toy_protocol.evaluation(protocol="nearest_training"), CONFIG)
   reals = protocol_clips.to_score_against(CONFIG, protocol, 2, False, tmp_path / "reals")
   told = protocol_clips.to_tell(CONFIG, protocol, 2, reals, tmp_path / "told")
   assert (reals.record["split"], told.record["split"]) == ("train", "test")
@@ -204,7 +211,7 @@ def test_captions_keep_their_lines(tmp_path):
 def test_strides_are_taken_from_whole_stretches(tmp_path, monkeypatch):
   monkeypatch.setattr(protocol_clips, "BLOCK", 3)  # clips in more than one file
   protocol = evaluate_protocol.check(
-    _evaluation(changes="stride=3,frames=9"), CONFIG
+    toy_protocol.evaluation(changes="stride=3,frames=9"), CONFIG
   )
   reals = protocol_clips.take(CONFIG, protocol, 4, "test", tmp_path)
   found = np.stack([reals.clips.read(i, 0, 25, 1) for i in range(4)])
@@ -230,7 +237,7 @@ def test_a_floor_of_the_same_videos_is_called_so():
 
 
 def test_segments_are_written_with_their_protocol(tmp_path):
-  protocol = evaluate_protocol.check(_evaluation(), CONFIG)
+  protocol = evaluate_protocol.check(toy_protocol.evaluation(), CONFIG)
   record = {"title": "a, b", "value": 2.0, "interval_95": (1.0, 3.0), "fakes": 8}
   evaluate_protocol._write_segments(tmp_path, protocol, [[record]] * 3)
   lines = (tmp_path / "segments.csv").read_text().splitlines()
@@ -253,7 +260,7 @@ def test_long_videos_are_scored_by_segment(tmp_path, monkeypatch):
     data.sampling = "random"
   real = pipeline.clips(data, data.eval_split, 8, 5)
   model = Long()
-  evaluation = _evaluation(task="long", long="sliding", frames=40)
+  evaluation = toy_protocol.evaluation(task="long", long="sliding", frames=40)
   found = evaluate_protocol.report(model, CONFIG, tmp_path, evaluation)
   assert model.asked == [(8, "sliding", 40)]
   value = {name: records[0]["value"] for name, records in found["scores"].items()}
@@ -276,7 +283,7 @@ def test_given_weights_reach_a_report_named_fvd(tmp_path, monkeypatch):
   weights = tmp_path / "i3d.safetensors"
   safetensors_file.write(weights, i3d_weights.to_state(params), {})
   config = tiny.config(data__frames=9)
-  evaluation = _evaluation(
+  evaluation = toy_protocol.evaluation(
     protocol="lvdm", weights_i3d=str(weights), bootstrap=2,
     changes="pixels=0,frames=9,reals=8,fakes=8,multiple=1",
   )  # fmt: skip
@@ -302,7 +309,7 @@ def test_clipsim_of_a_runs_captions_reaches_a_report(tmp_path, monkeypatch):
   safetensors_file.write(files["image"], state, {})
   safetensors_file.write(files["text"], text_weights.to_state(draw(text, tokens)), {})
   config = tiny.text_config(data__frames=16)
-  evaluation = _evaluation(
+  evaluation = toy_protocol.evaluation(
     protocol="clip_b32", weights_clip_image=str(files["image"]),
     weights_clip_text=str(files["text"]), vocabulary="merges.txt",
   )  # fmt: skip
@@ -346,7 +353,7 @@ def test_captioned_clips_of_the_world_are_described_by_the_tracker(tmp_path):
       return [types.SimpleNamespace(frames=clip) for clip in clips]
 
   model = Knowing(config)
-  evaluation = _evaluation(protocol="cater_precision_mage", changes="frames=8")
+  evaluation = toy_protocol.evaluation(protocol="cater_precision_mage", changes="frames=8")
   found = evaluate_protocol.report(model, config, tmp_path, evaluation)
   first = lambda name: found["scores"][name][0]["value"]
   assert first("fakes") == first("ceiling: real clips, tracked") > 0.8

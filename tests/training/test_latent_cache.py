@@ -9,13 +9,14 @@ import re
 import sys
 
 import numpy as np
+import processes
 import pytest
 import toy_latents
-import toy_processes
 import toy_stage
 
 from lamd_jax.errors import ConfigError
 from lamd_jax.ops import axes
+from lamd_jax.training import distributed
 from lamd_jax.training import latent_cache
 from lamd_jax.training import latent_fill
 from lamd_jax.training import preemption
@@ -144,12 +145,12 @@ def test_two_processes_fill_it_together(tmp_path):
   """Twice they stop in between, each time both leave; the third time they finish."""
   count, taken = toy_latents.COUNT, []
   for event, expected, heard in (
-    ("fail", [2, 3], "process 1 failed to fill it, and says why"),
+    ("fail", [2, 3], "process 1 failed, and says why"),
     ("term", [75, 75], "stopped; what is done is kept"),
     ("none", [0, 0], f"complete, {count} clips"),
   ):
-    started = toy_processes.start(toy_latents, 2, tmp_path / "key", event)
-    codes, outputs = toy_processes.finish(started)
+    started = processes.start(toy_latents, 2, tmp_path / "key", event)
+    codes, outputs = processes.finish(started)
     assert codes == expected and heard in outputs[0], outputs
     taken += [int(re.search(r"took (\d+) batches", text)[1]) for text in outputs]
   # Each has its share, and nothing is encoded twice but the batch that failed.
@@ -161,8 +162,8 @@ def test_two_processes_fill_it_together(tmp_path):
 
 
 def test_a_process_that_does_not_see_the_folder_says_so_at_once(tmp_path):
-  started = toy_processes.start(toy_latents, 2, tmp_path / "key", "apart")
-  codes, (first, second) = toy_processes.finish(started)
+  started = processes.start(toy_latents, 2, tmp_path / "key", "apart")
+  codes, (first, second) = processes.finish(started)
   assert codes == [2, 2]
   assert "process 1 does not see: name a --workdir that all hosts share" in second
   assert "took 1 batches" in first and "took 0 batches" in second
@@ -182,7 +183,7 @@ def test_layers_know_into_how_many_parts_rows_are_cut():
 
 def test_what_is_not_all_there_is_not_complete(tmp_path, monkeypatch):
   """Hosts with disks of their own, whose ranks were exchanged by a second start."""
-  monkeypatch.setattr(latent_fill, "_SETTLED_SECONDS", 0.0)
+  monkeypatch.setattr(distributed, "_SETTLED_SECONDS", 0.0)
   monkeypatch.setattr(latent_fill, "_encode", lambda *arguments: None)
   with pytest.raises(ConfigError, match="sees 20%: name a --workdir that all hosts"):
     _build(tmp_path / "key")

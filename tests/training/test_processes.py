@@ -11,6 +11,7 @@ import json
 import signal
 import time
 
+import processes
 import pytest
 import toy_processes
 
@@ -20,10 +21,8 @@ from lamd_jax.training import loop
 STEPS = 10
 
 
-def _start(workdir, processes, event="none", at=0, victim=1):
-  return toy_processes.start(
-    toy_processes, processes, workdir, STEPS, event, at, victim
-  )
+def _start(workdir, count, event="none", at=0, victim=1):
+  return processes.start(toy_processes, count, workdir, STEPS, event, at, victim)
 
 
 def _kill_one(workdir):
@@ -89,7 +88,7 @@ def test_killed_then_terminated_then_alone(tmp_path, unbroken):
   """Two are killed; two go on until one gets SIGTERM and both save; one finishes."""
   saved = _kill_one(tmp_path)
   _forget_order(tmp_path)
-  codes, outputs = toy_processes.finish(_start(tmp_path, 2, "term", at=5, victim=1))
+  codes, outputs = processes.finish(_start(tmp_path, 2, "term", at=5, victim=1))
   assert codes == [75, 75], outputs
   # The flags are exchanged every 8 steps.
   assert all("result preempted 8" in output for output in outputs)
@@ -101,12 +100,12 @@ def test_killed_then_terminated_then_alone(tmp_path, unbroken):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2, 4])
-def test_any_number_goes_on_where_two_were_killed(tmp_path, unbroken, processes):
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_any_number_goes_on_where_two_were_killed(tmp_path, unbroken, count):
   saved = _kill_one(tmp_path)
   _forget_order(tmp_path)
-  codes, outputs = toy_processes.finish(_start(tmp_path, processes))
-  assert codes == [0] * processes, outputs
+  codes, outputs = processes.finish(_start(tmp_path, count))
+  assert codes == [0] * count, outputs
   assert all(f"result finished {STEPS}" in output for output in outputs)
   _check(tmp_path, unbroken, saved)
 
@@ -114,6 +113,6 @@ def test_any_number_goes_on_where_two_were_killed(tmp_path, unbroken, processes)
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_the_signal_may_reach_any_process(tmp_path, victim):
-  codes, outputs = toy_processes.finish(_start(tmp_path, 2, "term", at=2, victim=victim))
+  codes, outputs = processes.finish(_start(tmp_path, 2, "term", at=2, victim=victim))
   assert codes == [75, 75], outputs
   assert checkpoints.steps(tmp_path)[-1] == 8

@@ -13,8 +13,6 @@ import json
 import os
 import pathlib
 import signal
-import socket
-import subprocess
 import sys
 
 import jax
@@ -66,42 +64,6 @@ def train(workdir, steps, hook=None):
     writer=writers.for_stage(config.train, "toy", workdir, steps=steps, fps=4.0),
     min_shard_bytes=1,
   )
-
-
-def start(program, processes, *arguments):
-  """Starts a module's main in several processes that know of each other."""
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    port = free.getsockname()[1]
-  common = {
-    "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": "--xla_backend_optimization_level=0",
-    "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-  }
-  if processes > 1:
-    common["JAX_NUM_PROCESSES"] = str(processes)
-    common["JAX_COORDINATOR_ADDRESS"] = f"localhost:{port}"
-  return [
-    subprocess.Popen(
-      [sys.executable, program.__file__, *map(str, arguments)],
-      env={**common, **({"JAX_PROCESS_ID": str(i)} if processes > 1 else {})},
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
-    )
-    for i in range(processes)
-  ]
-
-
-def finish(started):
-  """Returns the exit codes and outputs."""
-  try:
-    outputs = [process.communicate(timeout=240)[0] for process in started]
-  finally:
-    for process in started:
-      process.kill()
-  return [process.returncode for process in started], outputs
 
 
 def main(workdir: str, steps: str, event: str, at: str, victim: str) -> int:
