@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Starts toy programs in several processes of this machine; gloo between them."""
 
+import os
 import pathlib
 import socket
 import subprocess
@@ -17,7 +18,7 @@ def start(program, processes, *arguments):
   common = {
     "JAX_PLATFORMS": "cpu",
     "PYTHONPATH": str(pathlib.Path(__file__).parent),
-    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    "XLA_FLAGS": os.environ["XLA_FLAGS"],
     "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
   }
