@@ -95,7 +95,9 @@ def test_states_of_a_chain_go_from_noise_to_its_result(system):
   assert states.shape == (4, 2, 1, 4, 4, 2)
   noise = STREAMS.normal("start", jnp.arange(2), (1, 4, 4, 2))
   np.testing.assert_allclose(states[0], noise, rtol=1e-5)
-  np.testing.assert_allclose(states[-1], sample(model, weights, prompt), atol=1e-5)
+  # Two programs: the largest number, about 100, is right to 8 of its last places.
+  result = sample(model, weights, prompt)
+  np.testing.assert_allclose(states[-1], result, atol=1e-6 * np.abs(result).max())
 
 
 @pytest.mark.parametrize("content", ["concat", "crossattn", "both"])
