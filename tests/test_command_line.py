@@ -217,16 +217,18 @@ def test_fuzzed_leaves_are_valid_or_exit_2():
   """Each leaf x wrong type, NaN, negative, huge: a config that passes, or one line."""
   generator = np.random.default_rng(0)
   wild = ["nan", "-1", "1e309", "0", "999999999999", "abc", "", "(1,)", "true", "[", "-"]
-  base = config_lib.defaults()
-  for key, _ in limits.leaves(base):
+  config = config_lib.defaults()
+  for key, value in list(limits.leaves(config)):
     for text in wild + [str(generator.integers(-5, 5)) + "x"]:
       line = command_line.CommandLine(overrides=(("config", key, text),))
       try:
-        config = command_line.apply(config_lib.defaults(), "config", line)
+        command_line.apply(config, "config", line)
         validation.check_config(config, devices=1)
       except ConfigError as error:
         # The value at fault is named: this key, or one that no longer fits it.
         assert "--config." in str(error) and "\n" not in str(error)
+      finally:
+        config.update_from_flattened_dict({key: value})
 
 
 def test_stored_config_rules(tmp_path, capsys):
