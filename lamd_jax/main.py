@@ -10,6 +10,7 @@ after a preemption signal (a launcher starts the same command again).
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import textwrap
 from typing import NamedTuple
@@ -30,6 +31,7 @@ from lamd_jax import sample_checks
 from lamd_jax import validation
 from lamd_jax.errors import ConfigError
 from lamd_jax.training import distributed
+from lamd_jax.training import failures
 from lamd_jax.training import host_memory
 
 HELP = """usage: python -m lamd_jax.main [flags]
@@ -145,6 +147,7 @@ def resolve(line: command_line.CommandLine) -> Request:
     raise ConfigError(f"--workdir={workdir}: holds no run; name {wanted}")
   config = command_line.apply(config.copy_and_resolve_references(), "config", line)
   if config.data.choose:
+    distributed.initialize()  # a host that reads all videos first would be missed
     typed = {key for group, key, _ in line.overrides if group == "config"}
     print("\n".join(own_data.settle(config, stored, typed)), flush=True)
   config.data.root, config.data.depth_root = map(
@@ -201,6 +204,9 @@ def _run(arguments: list[str]) -> int:
 
   if line.dry_run:
     return dry_run.run(config, workdir)
+  if line.mode != "train" and distributed.connected():
+    # JAX catches it there; but for long videos, which listen, there is nothing to save.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
   if line.mode == "train":
     return train.run(config, workdir, line.resume, eval_flags)
   if line.mode == "compile":
@@ -215,7 +221,7 @@ def main() -> None:
   logging.use_absl_handler()
   flags.FLAGS.mark_as_parsed()  # or absl begins its log with a warning about it
   logging.set_verbosity(os.environ.get("LAMD_LOG", "warning"))
-  sys.exit(run(sys.argv))
+  sys.exit(failures.ended(lambda: run(sys.argv)))
 
 
 if __name__ == "__main__":

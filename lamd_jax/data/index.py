@@ -95,25 +95,16 @@ def _write(root: pathlib.Path, entries: Sequence[Entry]) -> pathlib.Path:
 
 @contextlib.contextmanager
 def _lock(root: pathlib.Path) -> Iterator[None]:
-  """One host builds, the others wait for it; a dead host's lock is taken over."""
-  path = root / (NAME + ".lock")
-  held = None
-  while held is None:
-    try:
-      os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-      held = path
-    except FileExistsError:
-      with contextlib.suppress(FileNotFoundError):
-        if time.time() - path.stat().st_mtime > _STALE_LOCK:
-          path.unlink()
-          continue
-      logging.log_every_n_seconds(
-        logging.INFO, "waiting for another process to index %s", 10, root
-      )
-      time.sleep(0.2)
-    except OSError:
-      break  # the folder cannot be written: everyone builds in a cache of their own
-  if held is None:
+  """One process builds, the others wait for it; a dead one's lock is taken over.
+
+  It lies where the index will: of a folder that cannot be written in the user's cache,
+  whose host's processes wait for each other.
+  """
+  places = (root / f"{NAME}.lock", paths(root)[1].with_suffix(".lock"))
+  with contextlib.suppress(OSError):
+    places[1].parent.mkdir(parents=True, exist_ok=True)
+  held = next((path for path in places if _take(path)), None)
+  if held is None:  # everyone builds for himself
     yield
     return
   done = threading.Event()
@@ -126,6 +117,25 @@ def _lock(root: pathlib.Path) -> Iterator[None]:
     done.set()
     beat.join()
     held.unlink(missing_ok=True)
+
+
+def _take(path: pathlib.Path) -> bool:
+  """Waits for a lock and takes it; False where none can be made."""
+  while True:
+    try:
+      os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+      return True
+    except FileExistsError:
+      with contextlib.suppress(FileNotFoundError):
+        if time.time() - path.stat().st_mtime > _STALE_LOCK:
+          path.unlink()
+          continue
+      logging.log_every_n_seconds(
+        logging.INFO, "waiting for another process to index %s", 10, path.parent
+      )
+      time.sleep(0.2)
+    except OSError:
+      return False
 
 
 def _beat(lock: pathlib.Path, done: threading.Event) -> None:

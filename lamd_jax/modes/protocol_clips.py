@@ -102,6 +102,10 @@ def take(
     texts, labels = _texts(*arguments), pipeline.labels(*arguments)
     return {"texts": texts, "labels": labels, "record": record}
 
+  def opened() -> clip_sources.Source:
+    _check_seen(folder, files)
+    return clip_sources.open_source(folder)
+
   def written() -> int:
     # Thousands of whole stretches may be more than the memory holds.
     each = pipeline.each_clip(*arguments)
@@ -109,9 +113,10 @@ def take(
     return write(folder, blocks)
 
   known = distributed.together(about)
+  # Each tells the model what it reads itself; the first scores by what it has read.
+  distributed.check_same(f"videos of {split}", known["record"]["fingerprint"])
   files = distributed.of_first(distributed.together(written, first=True) or 0)
-  distributed.together(lambda: _check_seen(folder, files))
-  return Reals(clip_sources.open_source(folder), **known)
+  return Reals(distributed.together(opened), **known)
 
 
 def _texts(data: ConfigDict, split: str, count: int, seed: int) -> list[str]:

@@ -8,6 +8,7 @@ is scored and its gallery written (`train.report`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+import functools
 import shlex
 import time
 from typing import Any
@@ -35,6 +36,7 @@ from lamd_jax.systems.registry import SYSTEMS
 from lamd_jax.training import checkpoints
 from lamd_jax.training import compile_cache
 from lamd_jax.training import distributed
+from lamd_jax.training import failures
 from lamd_jax.training import latent_cache
 from lamd_jax.training import loop
 from lamd_jax.training import precision
@@ -245,6 +247,16 @@ def _keep_finished(config: ConfigDict, workdir: epath.Path) -> None:
     config.optim[name].update(stored.optim[name])
 
 
+def _check_same(config: ConfigDict) -> None:
+  """Raises DataError where hosts differ: each would train on an order of its own."""
+  if jax.process_count() == 1:
+    return
+  distributed.check_same("the config", run_folder.config_hash(config))
+  videos = f"data.root={config.data.root}: the videos of {config.data.split}"
+  found = pipeline.fingerprint(config.data, config.data.split)
+  distributed.check_same(videos, found)
+
+
 def run(
   config: ConfigDict, workdir: epath.Path, resume: str, evaluation: ConfigDict
 ) -> int:
@@ -265,17 +277,20 @@ def run(
   for stage in stages:
     pipeline.check(cached_latents.clips_of(stage, config), config.data.split)
   preflight.check_told(config, config.data, config.stages)
+  _check_same(config)
   _check_pieces(config, workdir)
   _keep_finished(config, workdir)
   config.data.fps = float(pipeline.fps(config.data))  # known without the data from now on
   run_folder.write(workdir, config)
   print(f"lamd_jax: {config.name}:{config.variant} in {workdir}", flush=True)
   status = status_lib.Status(workdir, len(stages))
+  failures.tell(functools.partial(status.state, "failed"))
   try:
     if not _train_stages(stages, config, workdir, stop, status):
       status.state("preempted")
       return preemption.EXIT_CODE
-    if config.train.report and _can_be_scored(system, config, workdir):
+    scored = config.train.report and _can_be_scored(system, config, workdir)
+    if distributed.of_first(bool(scored)):
       status.state("scoring")
       with stop.interrupting():  # the same command scores again
         _report(config, workdir, evaluation)
@@ -332,7 +347,8 @@ def _train_stages(
 ) -> bool:
   """Trains the stages in order; returns whether all came to their end."""
   for number, stage in enumerate(stages, 1):
-    if checkpoints.finished(workdir / stage.name):
+    # As the first process sees it: a network's disk shows it to others later.
+    if distributed.of_first(checkpoints.finished(workdir / stage.name)):
       print(f"{stage.name}: finished before, skipped", flush=True)
       continue
     started = time.monotonic()

@@ -46,6 +46,7 @@ from lamd_jax.systems import gen1_customise
 from lamd_jax.tools import derived_run
 from lamd_jax.training import checkpoints
 from lamd_jax.training import compile_cache
+from lamd_jax.training import distributed
 from lamd_jax.training import precision
 from lamd_jax.training import preemption
 
@@ -187,6 +188,7 @@ def _train(
 
 def customise(options: argparse.Namespace) -> int:
   """Makes the run; returns the exit code."""
+  distributed.alone("tools.customise")
   run = epath.Path(options.workdir).expanduser().resolve()
   out = epath.Path(options.out).expanduser().resolve()
   stored = run_folder.read(run)

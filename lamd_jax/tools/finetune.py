@@ -48,6 +48,7 @@ from lamd_jax.systems.registry import SYSTEMS
 from lamd_jax.tools import derived_run
 from lamd_jax.training import checkpoints
 from lamd_jax.training import compile_cache
+from lamd_jax.training import distributed
 from lamd_jax.training import loop
 from lamd_jax.training import precision
 from lamd_jax.training import preemption
@@ -210,6 +211,7 @@ def _train(
 
 def finetune(options: argparse.Namespace, line: command_line.CommandLine) -> int:
   """Makes the run; returns the exit code."""
+  distributed.alone("tools.finetune")
   run = loading.locate(options.workdir)
   out = epath.Path(options.out).expanduser().resolve()
   stored = run_folder.read(run)

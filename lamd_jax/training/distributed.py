@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+import hashlib
 import os
 import sys
 import threading
@@ -17,6 +18,8 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from lamd_jax.errors import ConfigError
+from lamd_jax.errors import DataError
+from lamd_jax.training import failures
 from lamd_jax.training import preemption
 
 TIMEOUT_SECONDS = 300  # nodes of a job may start minutes apart
@@ -122,8 +125,8 @@ def initialize(
     DistributedError: the environment does not say how to connect.
   """
   processes = expected_processes(environment)
-  if processes == 1:
-    return False
+  if processes == 1 or jax.distributed.is_initialized():
+    return processes > 1
   arguments = _arguments(environment, processes)
   found = [name for name in (*_COUNTS, *_HOST_LISTS) if name in environment]
   message = (
@@ -144,8 +147,13 @@ def initialize(
     raise DistributedError(f"{message} ({str(error).splitlines()[0]})") from error
   finally:
     watch.cancel()
+  failures.watch()
   logging.info("process %d of %d", jax.process_index(), jax.process_count())
   return True
+
+
+def connected() -> bool:
+  return jax.distributed.is_initialized()
 
 
 def by_first(work: Callable[[], int]) -> int:
@@ -184,9 +192,34 @@ def together(work: Callable[[], T], first: bool = False) -> T | None:
     every = multihost_utils.process_allgather(every).ravel()
   if failure is not None and own == every.max():
     raise failure
+  if every.max() == 1:
+    raise preemption.Preempted
   if every.max() > 1:
     raise ConfigError(f"process {every.argmax()} failed, and says why")
   return found
+
+
+def alone(tool: str) -> None:
+  """Raises ConfigError where a launcher started `tool` more than once.
+
+  Each would take itself for the only one, and write where the others write.
+  """
+  if (processes := expected_processes()) > 1:
+    raise ConfigError(
+      f"{tool}: is for one process, and {processes} were started; start it once, on the"
+      " devices of one host"
+    )
+
+
+def check_same(what: str, text: str) -> None:
+  """Raises DataError where processes know different `what`, of which `text` is a digest."""
+  own = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+  every = multihost_utils.process_allgather(own).reshape(-1, len(own))
+  if others := [i for i, digest in enumerate(every) if (digest != every[0]).any()]:
+    raise DataError(
+      f"{what}: process {others[0]} has others than process 0; every host has to see the"
+      " same"
+    )
 
 
 def of_first(number: int) -> int:

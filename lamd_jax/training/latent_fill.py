@@ -149,13 +149,13 @@ def _encode(
 def _write(partial: pathlib.Path, row: int, fields: Fields) -> None:
   """Puts rows where they belong.
 
-  Not through a mapping: processes on several hosts would write whole pages, with the
-  other's rows as they were.
+  Not through a mapping, nor a file that can be read: processes on several hosts would
+  write whole pages, with the other's rows as they were.
   """
   for name, values in fields.items():
     path = partial / f"{name}.npy"
     array = np.load(path, mmap_mode="r")
-    with path.open("r+b") as file:
+    with open(path, "wb", opener=lambda name, _: os.open(name, os.O_WRONLY)) as file:
       file.seek(array.offset + row * array[0].nbytes)
       file.write(np.ascontiguousarray(values, array.dtype).data)
       file.flush()
