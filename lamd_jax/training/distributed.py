@@ -212,7 +212,7 @@ def alone(tool: str) -> None:
 
 
 def check_same(what: str, text: str) -> None:
-  """Raises DataError where processes know different `what`, of which `text` is a digest."""
+  """Raises DataError where processes differ in `what`, of which `text` is a digest."""
   own = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
   every = multihost_utils.process_allgather(own).reshape(-1, len(own))
   if others := [i for i, digest in enumerate(every) if (digest != every[0]).any()]:

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import traceback
+from typing import Any, NoReturn
 
 from absl import logging
 import jax
@@ -64,17 +65,16 @@ def ended(command: Callable[[], int]) -> int:
     logging.info("not told to the others: %s", error)
   time.sleep(_FAILED_SECONDS if jax.process_index() else _FIRST_SECONDS)
   _leave(code)
-  return code
 
 
-def _client():
+def _client() -> Any:
   # JAX has no public name for it.
   from jax._src import distributed
 
   return distributed.global_state.client
 
 
-def _wait(client) -> None:
+def _wait(client: Any) -> None:
   found = None
   while found is None:
     if _ending.wait(_EVERY_SECONDS):
@@ -97,7 +97,7 @@ def _wait(client) -> None:
   _leave(int(code))
 
 
-def _leave(code: int) -> None:
+def _leave(code: int) -> NoReturn:
   """Without the meeting of all processes that JAX holds at the interpreter's end."""
   sys.stdout.flush()
   sys.stderr.flush()

@@ -188,7 +188,8 @@ def test_a_video_gives_one_clip_where_the_protocol_says_so(monkeypatch, changes,
 
 def test_neighbours_are_sought_of_clips_that_were_told_others(tmp_path):
   """A training clip that goes on from its own first frame would be its own neighbour."""
-  protocol = evaluate_protocol.check(toy_protocol.evaluation(protocol="nearest_training"), CONFIG)
+  evaluation = toy_protocol.evaluation(protocol="nearest_training")
+  protocol = evaluate_protocol.check(evaluation, CONFIG)
   reals = protocol_clips.to_score_against(CONFIG, protocol, 2, False, tmp_path / "reals")
   told = protocol_clips.to_tell(CONFIG, protocol, 2, reals, tmp_path / "told")
   assert (reals.record["split"], told.record["split"]) == ("train", "test")
@@ -353,7 +354,9 @@ def test_captioned_clips_of_the_world_are_described_by_the_tracker(tmp_path):
       return [types.SimpleNamespace(frames=clip) for clip in clips]
 
   model = Knowing(config)
-  evaluation = toy_protocol.evaluation(protocol="cater_precision_mage", changes="frames=8")
+  evaluation = toy_protocol.evaluation(
+    protocol="cater_precision_mage", changes="frames=8"
+  )
   found = evaluate_protocol.report(model, config, tmp_path, evaluation)
   first = lambda name: found["scores"][name][0]["value"]
   assert first("fakes") == first("ceiling: real clips, tracked") > 0.8
