@@ -100,10 +100,7 @@ def _lock(root: pathlib.Path) -> Iterator[None]:
   It lies where the index will: of a folder that cannot be written in the user's cache,
   whose host's processes wait for each other.
   """
-  places = (root / f"{NAME}.lock", paths(root)[1].with_suffix(".lock"))
-  with contextlib.suppress(OSError):
-    places[1].parent.mkdir(parents=True, exist_ok=True)
-  held = next((path for path in places if _take(path)), None)
+  held = next(filter(_take, _locks(root)), None)
   if held is None:  # everyone builds for himself
     yield
     return
@@ -117,6 +114,14 @@ def _lock(root: pathlib.Path) -> Iterator[None]:
     done.set()
     beat.join()
     held.unlink(missing_ok=True)
+
+
+def _locks(root: pathlib.Path) -> Iterator[pathlib.Path]:
+  yield root / f"{NAME}.lock"
+  cached = paths(root)[1].with_suffix(".lock")
+  with contextlib.suppress(OSError):
+    cached.parent.mkdir(parents=True, exist_ok=True)
+  yield cached
 
 
 def _take(path: pathlib.Path) -> bool:

@@ -273,3 +273,11 @@ def test_folders_of_images(tmp_path, make, data_config):
   shutil.rmtree(root / "v2")
   make.frames(root / "v2", 6)
   assert _build(root, frames.scan)["v2"].n_frames == 6
+
+
+def test_a_folder_that_cannot_be_written_is_locked_in_the_cache(tmp_path, monkeypatch):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  absent = tmp_path / "absent"  # who runs this may write to any that is there
+  with index._lock(absent):
+    assert index.paths(absent)[1].with_suffix(".lock").exists()
+  assert not list((tmp_path / "cache").rglob("*.lock"))
