@@ -11,6 +11,7 @@ A case is one of
   sample:CONFIG:STEPS:CLIPS         noise to uint8 clips by DPM-Solver++ (2M), guidance
   decode:CONFIG:CLIPS               and of that the decoder       as the config says
   long:CONFIG:HOW:STEPS             units of a long video, as they are streamed
+  train+cudnn:..., sample+cudnn:... the same with train.cudnn_attention
 
 in a process of its own, a line of --out once it is done; a second start goes on, and
 --minutes begins no case after that time. Too many clips for the memory are halved until
@@ -28,6 +29,7 @@ from collections.abc import Callable
 import contextlib
 import json
 import pathlib
+import re
 import statistics
 import time
 from typing import Any
@@ -56,6 +58,7 @@ CASES = (
   "sample:configs/lvdm_sky.py:20:8",
   "decode:configs/lvdm_sky.py:8",
   "train:configs/lvdm_webvid.py:diffusion:16",
+  "train+cudnn:configs/lvdm_webvid.py:diffusion:16",
   "train:configs/lvdm_sky.py:autoencoder:4",
   "train:configs/lamd_mug.py:motion_diffusion:64",
   "train:configs/lamd_mug.py:motion_autoencoder:16",
@@ -66,6 +69,8 @@ CASES = (
   "sample:configs/lvdm_webvid.py:20:8",
   "sample:configs/lamd_mug.py:20:8",
   "sample:configs/gen1_davis.py:20:4",
+  "train+cudnn:configs/gen1_davis.py:structure:16",
+  "sample+cudnn:configs/lvdm_webvid.py:20:8",
   "train:configs/lvdm_sky_long.py:prediction:32",
   "train:configs/lamd_cater_gen_v1.py:motion_diffusion:64",
   "train:configs/lamd_cater_gen_v1.py:motion_autoencoder:16",
@@ -107,10 +112,10 @@ def _filled(tree: Any) -> Any:
   return jax.tree_util.tree_map_with_path(one, tree)
 
 
-def _opened(path: str, stage: str = "", clips: int = 1) -> tuple[Any, Any]:
-  """The config, for one device, and its system in bfloat16."""
+def _opened(path: str, stage: str = "", clips: int = 1, **train: Any) -> tuple[Any, Any]:
+  """The config, for one device and with `train` changed, and its system in bfloat16."""
   config = command_line.load_config(path).unlock()
-  config.train.mesh = "dp"
+  config.train.update(mesh="dp", **train)
   if stage:
     config.optim[stage].update(batch=clips, accumulate=1)
   return config, SYSTEMS[config.system](config, jnp.bfloat16)
@@ -124,18 +129,17 @@ def _matmul() -> Program:
   return lambda: product(a, b), {"flops": 2.0 * _SIDE**3}
 
 
-def _train(path: str, stage: str, clips: int) -> Program:
+def _train(path: str, stage: str, clips: int, cudnn: bool = False) -> Program:
   mesh = sharding.make_mesh("dp", jax.devices()[:1])
 
-  def program(remat: str = "") -> tuple[Any, Any]:
-    config, system = _opened(path, stage, clips)
-    config.train.remat = remat or config.train.remat
+  def program(**changes: Any) -> tuple[Any, Any]:
+    config, system = _opened(path, stage, clips, cudnn_attention=cudnn, **changes)
     stages = system.stages()
     (wanted,) = (s for s in stages if s.name == stage)
     return compile_mode.train_program(wanted, config, stages, mesh)
 
   with jax.set_mesh(mesh):
-    step, arguments = program("none")
+    step, arguments = program(remat="none")
     work = flops.of_jaxpr(step.trace(*arguments).jaxpr.jaxpr)
     step, arguments = program()
     state, *rest = _filled(arguments)
@@ -149,9 +153,8 @@ def _train(path: str, stage: str, clips: int) -> Program:
   return call, {"flops": float(work), "clips": clips}
 
 
-def _sample(path: str, steps: int, clips: int) -> Program:
-
-  config, system = _opened(path)
+def _sample(path: str, steps: int, clips: int, cudnn: bool = False) -> Program:
+  config, system = _opened(path, cudnn_attention=cudnn)
   mesh = sharding.make_mesh("dp", jax.devices()[:1])
   sample = config_lib.sample_defaults()
   sample.update(sampler="dpmpp_2m", steps=steps, batch=clips)
@@ -221,10 +224,13 @@ def program(case: str) -> Program:
     path, clips = rest.rsplit(":", 1)
     return _decode(path, int(clips))
   path, what, number = rest.rsplit(":", 2)
+  kind, _, way = kind.partition("+")
+  if way not in ("", "cudnn"):
+    raise SystemExit(f"no case {case}; see --help")
   if kind == "train":
-    return _train(path, what, int(number))
+    return _train(path, what, int(number), bool(way))
   if kind == "sample":
-    return _sample(path, int(what), int(number))
+    return _sample(path, int(what), int(number), bool(way))
   if kind == "long":
     return _long(path, what, int(number))
   raise SystemExit(f"no case {case}; see --help")
@@ -234,7 +240,7 @@ def work(case: str) -> None:
   """The worker: one case, timed by whoever started it (harness.serve)."""
   compile_cache.enable()
   call, facts = program(case)
-  calls = _CALLS[case.partition(":")[0]]
+  calls = _CALLS[re.match(r"\w+", case)[0]]
   device = jax.local_devices()[0]
 
   def several() -> Any:

@@ -92,6 +92,15 @@ def library() -> str:
   return (found.origin or "") if found else ""
 
 
+def cudnn() -> bool:
+  """Whether attention by cuDNN can be compiled: it lies beside the CUDA plugin."""
+  if not importlib.util.find_spec("jax_cuda12_plugin"):
+    return False
+  return bool(
+    importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.cudnn")
+  )
+
+
 def devices(topology: str) -> list[Any]:
   """Returns the devices of a slice such as "v5e:16x16", which need not exist.
 
@@ -177,6 +186,9 @@ def compile_program(
     fast: spend less time; the program is slower and its memory another.
   """
   options = {"exec_time_optimization_effort": -1.0} if fast else {}
+  if topology.partition(":")[0] in CARDS:
+    # Without a card to try tiles on, XLA's own products may find none and fail.
+    options["xla_gpu_enable_triton_gemm"] = False
   room, started = available(topology), time.monotonic()
   seconds = lambda: time.monotonic() - started
   try:

@@ -159,6 +159,9 @@ def _train() -> ConfigDict:
       # others (a T4) and CPUs
       compute="auto",
       remat="none",  # of blocks of UNets and autoencoders: none | full | names
+      # On NVIDIA's GPUs, in bfloat16: attention between pixels by cuDNN, see
+      # lamd_jax/ops/attention_cudnn.py. Not run on a card so far.
+      cudnn_attention=False,
       latent_cache=False,
       latent_windows=1,  # cached clips a video
       latent_samples=256,  # clips on which latent shift and scale are measured

@@ -374,6 +374,12 @@ def _check_diffusion(config: ConfigDict) -> None:
          f"more than diffusion.steps={diffusion.steps}")  # fmt: skip
 
 
+def _check_attention(train: ConfigDict) -> None:
+  if train.cudnn_attention and train.compute == "float32":
+    fail("train.cudnn_attention", True,
+         "cuDNN's attention computes in bfloat16 and train.compute=float32; change one")  # fmt: skip
+
+
 def check_config(config: ConfigDict, devices: int) -> None:
   """Raises ConfigError if the config cannot be run on this number of devices."""
   for key, value in limits.leaves(config):
@@ -383,4 +389,5 @@ def check_config(config: ConfigDict, devices: int) -> None:
   _check_discriminator(config)
   _check_diffusion(config)
   _check_frames(config, devices)
+  _check_attention(config.train)
   _check_optim(config, meshes.batch_parts(config.train.mesh, devices))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 
 import jax
@@ -17,11 +18,15 @@ from lamd_jax.ops import attention
 from lamd_jax.ops import attention_row_by_row
 from lamd_jax.ops import attention_rows_last
 from lamd_jax.ops import axes
+from lamd_jax.training import flops
 from lamd_jax.training import sharding
 
 needs_cuda = pytest.mark.skipif(
   not importlib.util.find_spec("jax_cuda12_plugin"),
   reason="the GPU compiler is not installed: pip install 'lamd_jax[cuda]'",
+)
+needs_cudnn = pytest.mark.skipif(
+  not ahead.cudnn(), reason="cuDNN is not installed: pip install nvidia-cudnn-cu12"
 )
 needs_libtpu = pytest.mark.skipif(
   not ahead.library(), reason="libtpu is not installed: pip install 'lamd_jax[tpu]'"
@@ -178,6 +183,35 @@ def test_a_product_is_compiled_for_a_gpu_node_without_one():
   assert found.arguments == (1024 * 4096 + 4096 * 4096) // 8 * 4
   assert found.needed >= found.arguments
   assert found.collectives["all-gather"][0] >= 1
+
+
+@needs_cudnn
+@pytest.mark.parametrize("cut", ["dp", "fsdp_tp", "frames"])
+def test_attention_by_cudnn_holds_no_logits_and_exchanges_nothing(cut):
+  """No card has run it: what is compiled for one, and what of its arithmetic is counted."""
+  topology = "h200:8"
+  mesh = sharding.make_mesh(cut, ahead.devices(topology))
+  tensor = "tensor" if cut == "fsdp_tp" else None
+  cut = NamedSharding(mesh, PartitionSpec(axes.MEANING["rows"], None, tensor))
+  x, y = (
+    jax.ShapeDtypeStruct((64, length, 8, 40), jnp.bfloat16, sharding=cut)
+    for length in (1024, 256)
+  )
+
+  def compiled(cudnn):
+    run = functools.partial(attention.attention, scale=0.2, cudnn=cudnn)
+    loss = lambda *qkv: run(*qkv).astype(jnp.float32).sum()
+    gradient = jax.grad(loss, (0, 1, 2))
+    with jax.set_mesh(mesh):
+      counted = [flops.count(f, x, y, y) for f in (loss, gradient)]
+      program = jax.jit(gradient, out_shardings=cut)
+      return ahead.compile_program(program, [x, y, y], topology), counted
+
+  (ours, counted), (matrices, expected) = compiled(True), compiled(False)
+  assert counted == expected
+  assert not ours.collectives
+  # Logits of a device: 8 rows, 8 heads, 1024 x 256 in float32, with all heads or half.
+  assert matrices.needed - ours.needed > 64 << 20
 
 
 @needs_libtpu

@@ -24,6 +24,7 @@ class Pseudo3DTransformer(nn.Module):
   temporal: bool  # with a temporal transformer
   frame_positions: int  # T at most
   temporal_cross_attention: bool  # the temporal transformer too attends to the context
+  cudnn: bool = False  # see ops.attention
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -32,7 +33,7 @@ class Pseudo3DTransformer(nn.Module):
   ) -> jax.Array:
     """Applies the block; without a context [B,N,D] nothing attends to one."""
     spatial = SpatialTransformer(
-      self.heads, self.head_channels, self.dtype, name="spatial"
+      self.heads, self.head_channels, self.cudnn, self.dtype, name="spatial"
     )
     x = spatial(x, context, mode)
     if not self.temporal or mode == "image":

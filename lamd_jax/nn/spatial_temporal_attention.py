@@ -30,6 +30,7 @@ class SelfAttention(nn.Module):
   heads: int
   reach: int  # L of the relative tables, steps; 0: no relative positions
   rel_pos_key_transposed: bool  # see ops.attention.Positions
+  cudnn: bool = False  # see ops.attention
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -52,7 +53,9 @@ class SelfAttention(nn.Module):
       positions = attention_ops.Positions(
         lookup(keys), lookup(values), width**-0.25, self.rel_pos_key_transposed
       )
-    h = attention_ops.attention(q, k, v, 1 / math.sqrt(width), positions=positions)
+    h = attention_ops.attention(
+      q, k, v, 1 / math.sqrt(width), positions=positions, cudnn=self.cudnn
+    )
     h = h.reshape(n, length, channels)
     return x + Dense(channels, zero_init=True, dtype=self.dtype, name="out")(h)
 
@@ -67,6 +70,7 @@ class SpatialTemporalAttention(nn.Module):
   temporal_length: int  # reach of relative positions, frames
   relative_position: bool
   rel_pos_key_transposed: bool
+  cudnn: bool = False  # see ops.attention
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -76,7 +80,7 @@ class SpatialTemporalAttention(nn.Module):
     """Applies the block; `context` is ignored, this block has no cross-attention."""
     b, t, h, w, c = x.shape
     attend = lambda reach, name: SelfAttention(
-      self.heads, reach, self.rel_pos_key_transposed, self.dtype, name=name
+      self.heads, reach, self.rel_pos_key_transposed, self.cudnn, self.dtype, name=name
     )
     x = attend(0, "spatial_attention")(axes.fold(x.reshape(b, t, h * w, c)))
     x = axes.unfold(x, b, t)

@@ -30,6 +30,7 @@ class SpatialTemporalTransformer(nn.Module):
   # Released: only the position tables let gradients in, so frames learn of each other
   # late. The block as a whole begins as the identity either way.
   temporal_zero_init: bool
+  cudnn: bool = False  # see ops.attention
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -43,7 +44,9 @@ class SpatialTemporalTransformer(nn.Module):
     y = Dense(c, dtype=self.dtype, name="in")(y)
 
     normed = lambda name, y: LayerNorm(name=f"{name}_norm")(y)
-    attention = lambda name: Attention(self.heads, dtype=self.dtype, name=name)
+    attention = lambda name: Attention(
+      self.heads, cudnn=self.cudnn, dtype=self.dtype, name=name
+    )
     y = axes.fold(y.reshape(b, t, h * w, c))
     z = normed("spatial_attention", y)
     y = y + attention("spatial_attention")(z, z)
@@ -67,7 +70,7 @@ class SpatialTemporalTransformer(nn.Module):
     z = LayerNorm(name=f"{name}_norm")(y)
     z = axes.fold(axes.by_pixel(z))
     attention = Attention(
-      self.heads, reach, self.temporal_zero_init, self.dtype, name=name
+      self.heads, reach, self.temporal_zero_init, dtype=self.dtype, name=name
     )
     z = attention(z, z)
     return y + axes.by_frame(axes.unfold(z, b, p))

@@ -27,6 +27,7 @@ class SpatialTransformer(nn.Module):
 
   heads: int
   head_channels: int  # channels a head, so that wide blocks have more heads; 0: `heads`
+  cudnn: bool = False  # see ops.attention
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -36,7 +37,9 @@ class SpatialTransformer(nn.Module):
     """Applies the block; `mode` is unused, there is no temporal part to bypass."""
     b, t, h, w, c = x.shape
     heads = c // self.head_channels if self.head_channels else self.heads
-    attention = lambda name: Attention(heads, dtype=self.dtype, name=name)
+    attention = lambda name: Attention(
+      heads, cudnn=self.cudnn, dtype=self.dtype, name=name
+    )
     normed = lambda name, y: LayerNorm(name=f"{name}_norm")(y)
     # Every frame is a row of its own, for the norm's statistics too.
     y = axes.fold(x.reshape(b, t, h * w, c))

@@ -26,6 +26,7 @@ class Attention(nn.Module):
   heads: int
   reach: int = 0  # L of the relative tables, steps; 0: no relative positions
   zero_init: bool = False  # of every projection, not only the last
+  cudnn: bool = False  # see ops.attention
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -51,7 +52,9 @@ class Attention(nn.Module):
       positions = attention_ops.Positions(
         lookup(key_table), lookup(value_table), scale, transposed=False
       )
-    h = attention_ops.attention(q, k, v, scale, positions=positions)
+    h = attention_ops.attention(
+      q, k, v, scale, positions=positions, cudnn=self.cudnn
+    )
     h = h.reshape(n, queries, channels)
     return Dense(channels, True, self.zero_init, self.dtype, name="out")(h)
 

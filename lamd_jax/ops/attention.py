@@ -4,8 +4,9 @@
 Logits and softmax are float32 whatever the inputs. Products rather than
 `jax.nn.dot_product_attention`: XLA runs them faster on a CPU, and relative positions
 need the logits anyway. For TPUs attention over time and between many pixels
-have forms of their own, `attention_rows_last.py` and `attention_row_by_row.py`; which one
-a program gets is decided by the platform it is lowered for (`platforms.py`).
+have forms of their own, `attention_rows_last.py` and `attention_row_by_row.py`, and GPUs
+can take cuDNN's, `attention_cudnn.py`; which one a program gets is decided by the platform
+it is lowered for (`platforms.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lamd_jax.ops import attention_cudnn
 from lamd_jax.ops import attention_row_by_row
 from lamd_jax.ops import attention_rows_last
 from lamd_jax.ops import axes
@@ -48,6 +50,7 @@ def attention(
   *,
   bias: jax.Array | None = None,
   positions: Positions | None = None,
+  cudnn: bool = False,
 ) -> jax.Array:
   """Multi-head attention, not causal.
 
@@ -58,6 +61,7 @@ def attention(
     scale: factor of the dot products.
     bias: [N,H,Q,K] float32, added to the scaled dot products.
     positions: what is added to keys and values.
+    cudnn: a program for NVIDIA's GPUs asks cuDNN where it can (`train.attention`).
 
   Returns:
     [N,Q,H,D] in the dtype of v.
@@ -66,16 +70,20 @@ def attention(
   chex.assert_equal_shape([k, v])
   keys, values, *how = positions or (None, None, 0.0, False)
   matrices = functools.partial(_by_matrices, scale=scale, bias=bias, how=how)
+  plain = bias is None and positions is None
+  forms = {}
   if bias is None and attention_rows_last.fits(q, k):
-    tpu = functools.partial(
+    forms["tpu"] = functools.partial(
       attention_rows_last.attention, scale=scale, position_scale=how[0],
       transposed=how[1],
     )  # fmt: skip
-  elif bias is None and positions is None and attention_row_by_row.fits(q, k):
-    tpu = lambda q, k, v, *_: attention_row_by_row.attention(q, k, v, scale)
-  else:
+  elif plain and attention_row_by_row.fits(q, k):
+    forms["tpu"] = lambda q, k, v, *_: attention_row_by_row.attention(q, k, v, scale)
+  if cudnn and plain and attention_cudnn.fits(q, k):
+    forms["cuda"] = lambda q, k, v, *_: attention_cudnn.attention(q, k, v, scale)
+  if not forms:
     return matrices(q, k, v, keys, values)
-  return platforms.dependent(q, k, v, keys, values, tpu=tpu, default=matrices)
+  return platforms.dependent(q, k, v, keys, values, default=matrices, **forms)
 
 
 def _by_matrices(

@@ -21,9 +21,14 @@ def dependent(
   Args:
     *arguments: of the form.
     default: for platforms that `forms` does not name.
-    **forms: by platform, cpu or tpu.
+    **forms: by platform, cpu, tpu or cuda.
   """
   device = jax.sharding.get_abstract_mesh().abstract_device
-  if device is None:
-    return lax.platform_dependent(*arguments, default=default, **forms)
-  return forms.get(device.platform, default)(*arguments)
+  if device is not None:
+    platform = "cuda" if device.platform == "gpu" else device.platform
+    return forms.get(platform, default)(*arguments)
+  if jax.default_backend() != "gpu":  # cuDNN can be asked only where it is
+    forms.pop("cuda", None)
+  if not forms:
+    return default(*arguments)
+  return lax.platform_dependent(*arguments, default=default, **forms)

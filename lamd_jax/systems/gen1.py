@@ -67,8 +67,9 @@ class Gen1(latent_clips.LatentClips):
     self.content = content_lib.Content(config, dtype)
     self.prior = prior_lib.Prior(config, self.content, dtype)
     self.unet = gen1_blocks.unet(
-      dict(model.denoiser), self.latent_shape[-1], remat=config.train.remat, dtype=dtype
-    )
+      dict(model.denoiser), self.latent_shape[-1], remat=config.train.remat,
+      cudnn=config.train.cudnn_attention, dtype=dtype,
+    )  # fmt: skip
     self.estimates_depth = config.data.depth == "estimated"
     self.projector = content_tokens.ContentTokens(
       model.content.tokens, model.content.context_width, dtype

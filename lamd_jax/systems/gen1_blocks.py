@@ -41,6 +41,7 @@ def unet(
   out_channels: int,
   *,
   remat: str,
+  cudnn: bool = False,
   dtype: Any = jnp.float32,
 ) -> UNet:
   """Builds the UNet that `config.model.denoiser` describes.
@@ -51,6 +52,7 @@ def unet(
       frame_positions and temporal_cross_attention.
     out_channels: channels of a latent. Those that enter are read off the input.
     remat: none | full | names, see `UNet`.
+    cudnn: see `ops.attention`.
     dtype: of the computation; parameters are float32.
   """
   temporal = settings["temporal_layers"]
@@ -73,6 +75,7 @@ def unet(
       temporal=temporal,
       frame_positions=settings["frame_positions"],
       temporal_cross_attention=settings["temporal_cross_attention"],
+      cudnn=cudnn,
       dtype=dtype,
     ),
     resblock_updown=settings["resblock_updown"],

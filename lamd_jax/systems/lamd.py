@@ -63,7 +63,8 @@ class LaMD:
     classes = motion.num_classes + 1 if motion.num_classes else 0
     self.unet = lamd_blocks.unet(
       dict(config.model.denoiser), motion.autoencoder.latent_channels,
-      num_classes=classes, remat=config.train.remat, dtype=dtype,
+      num_classes=classes, remat=config.train.remat,
+      cudnn=config.train.cudnn_attention, dtype=dtype,
     )  # fmt: skip
     joined = motion.content_cond in ("concat", "both")
     self.conditioner = lamd_blocks.Conditioner(

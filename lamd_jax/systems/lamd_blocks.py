@@ -32,6 +32,7 @@ def unet(
   *,
   num_classes: int,
   remat: str,
+  cudnn: bool = False,
   dtype: Any = jnp.float32,
 ) -> UNet:
   """Builds the UNet that `config.model.denoiser` describes.
@@ -42,6 +43,7 @@ def unet(
     out_channels: channels of a motion map. Those that enter are read off the input.
     num_classes: rows of the class embedding, the null class among them; 0: none.
     remat: none | full | names, see `UNet`.
+    cudnn: see `ops.attention`.
     dtype: of the computation; parameters are float32.
   """
   return UNet(
@@ -60,6 +62,7 @@ def unet(
       SpatialTransformer,
       heads=settings["heads"],
       head_channels=settings["head_channels"],
+      cudnn=cudnn,
       dtype=dtype,
     ),
     resblock_updown=settings["resblock_updown"],

@@ -59,7 +59,7 @@ class LVDM(latent_clips.LatentClips):
     self.unets: dict[str, unet_lib.UNet] = {
       name: lvdm_blocks.unet(
         {**settings, **changed}, self.latent_shape[-1], dtype=dtype,
-        remat=config.train.remat,
+        remat=config.train.remat, cudnn=config.train.cudnn_attention,
       )  # fmt: skip
       for name, changed in changes.items()
     }

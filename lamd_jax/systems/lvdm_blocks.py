@@ -20,6 +20,7 @@ def unet(
   out_channels: int,
   *,
   remat: str,
+  cudnn: bool = False,
   dtype: Any = jnp.float32,
 ) -> UNet:
   """Builds the UNet that `config.model.denoiser` describes.
@@ -29,26 +30,28 @@ def unet(
       read off the context.
     out_channels: channels of a latent. Those that enter are read off the input.
     remat: none | full | names, see `UNet`.
+    cudnn: see `ops.attention`.
     dtype: of the computation; parameters are float32.
   """
   temporal_kernel = settings["temporal_kernel"]
-  positions = dict(
+  how = dict(
     heads=settings["heads"],
     temporal_length=settings["temporal_length"],
     relative_position=settings["relative_position"],
+    cudnn=cudnn,
     dtype=dtype,
   )
   if settings["transformer"]:
     attention_block = functools.partial(
       SpatialTemporalTransformer,
       temporal_zero_init=settings["temporal_zero_init"],
-      **positions,
+      **how,
     )
   else:
     attention_block = functools.partial(
       SpatialTemporalAttention,
       rel_pos_key_transposed=settings["rel_pos_key_transposed"],
-      **positions,
+      **how,
     )
   return UNet(
     out_channels=out_channels,

@@ -14,6 +14,9 @@ from typing import Any
 
 import jax
 
+# cuDNN's attention, forward and its gradient: two and four products.
+_FUSED = {"dot_product_attention_fwd_wrapper": 4, "dot_product_attention_bwd_wrapper": 8}
+
 
 def count(function: Callable[..., Any], *args: Any) -> int:
   """Returns the operations of one call; `args` may be ShapeDtypeStructs."""
@@ -38,6 +41,9 @@ def _equation(eqn: Any) -> int:
     # Zeros put between the pixels by a transposed convolution are no arithmetic.
     dilation = math.prod(eqn.params["lhs_dilation"])
     return 2 * math.prod(eqn.outvars[0].aval.shape) * taps // dilation
+  if eqn.primitive.name in _FUSED:
+    queries, keys = (v.aval.shape for v in eqn.invars[:2])  # [N,Q,H,D], [N,K,H,D]
+    return _FUSED[eqn.primitive.name] * math.prod(queries) * keys[1]
   inner = [
     leaf
     for value in eqn.params.values()

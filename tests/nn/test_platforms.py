@@ -63,7 +63,7 @@ def test_products_of_a_residual_block_are_in_bfloat16_and_its_norms_are_not():
 
 
 def test_products_of_attention_are_in_bfloat16_and_its_softmax_is_not():
-  text = _lowered(SelfAttention(2, 2, False, BFLOAT16), (1, 3, 32))
+  text = _lowered(SelfAttention(2, 2, False, dtype=BFLOAT16), (1, 3, 32))
   products = _products(text)
   assert {name for name, _ in products} == {"dot_general"}
   assert {dtype for _, dtypes in products for dtype in dtypes[:2]} == {"bf16"}

@@ -7,17 +7,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from lamd_jax import meshes
 from lamd_jax.ops import platforms
 from lamd_jax.training import sharding
-
-
-def _absent(platform):
-  """A mesh of one device that is not there."""
-  device = jax.sharding.AbstractDevice("any", None, platform)
-  sizes = (1,) * len(meshes.AXES)
-  mesh = jax.sharding.AbstractMesh(sizes, meshes.AXES, abstract_device=device)
-  return jax.sharding.use_abstract_mesh(mesh)
+from tests import absent_devices
 
 
 @pytest.mark.parametrize(
@@ -25,8 +17,8 @@ def _absent(platform):
   [
     (contextlib.nullcontext, {"tpu", "other"}),
     (lambda: jax.set_mesh(sharding.make_mesh("one")), {"other"}),
-    (lambda: _absent("tpu"), {"tpu"}),
-    (lambda: _absent("gpu"), {"other"}),
+    (lambda: absent_devices.mesh("tpu"), {"tpu"}),
+    (lambda: absent_devices.mesh("gpu"), {"other"}),
   ],
 )
 def test_forms_that_no_device_takes_are_not_traced(around, expected):
