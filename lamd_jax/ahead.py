@@ -93,12 +93,9 @@ def library() -> str:
 
 
 def cudnn() -> bool:
-  """Whether attention by cuDNN can be compiled: it lies beside the CUDA plugin."""
-  if not importlib.util.find_spec("jax_cuda12_plugin"):
-    return False
-  return bool(
-    importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.cudnn")
-  )
+  """Whether attention by cuDNN can be compiled: no GPU is needed, but the library."""
+  there = ("jax_cuda12_plugin", "nvidia", "nvidia.cudnn")
+  return all(importlib.util.find_spec(name) for name in there)
 
 
 def devices(topology: str) -> list[Any]:

@@ -42,6 +42,10 @@ def _run(tmp_path, capsys, *arguments):
     ([SKY, "--config.stages=diffusio"], ["diffusio is no stage", "autoencoder"]),
     ([SKY, "--config.diffusion.zero_terminal_snr=true"], ["eps", "use v"]),
     (
+      [SKY, "--config.train.cudnn_attention=true", "--config.train.compute=float32"],
+      ["bfloat16", "change one"],
+    ),
+    (
       [SKY + ":demo", "--config.optim.diffusion.batch=4096"],
       ["batch=4096", "larger than the data", "num_videos=768"],
     ),

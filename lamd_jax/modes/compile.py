@@ -132,6 +132,12 @@ class Slice(NamedTuple):
 def open_slice(config: ConfigDict, options: ConfigDict) -> Slice:
   """Returns the system of `config` on the slice of `--compile.topology`."""
   mesh = sharding.make_mesh(config.train.mesh, ahead.devices(options.topology))
+  on_cards = options.topology.partition(":")[0] in ahead.CARDS
+  if config.train.cudnn_attention and on_cards and not ahead.cudnn():
+    raise ConfigError(
+      "--config.train.cudnn_attention=True: compiling for"
+      f" {options.topology} then needs cuDNN: pip install nvidia-cudnn-cu12"
+    )
   # What `auto` means on a TPU or GPU; here a CPU compiles.
   dtype = jnp.float32 if config.train.compute == "float32" else jnp.bfloat16
   system = SYSTEMS[config.system](config, dtype)

@@ -10,6 +10,7 @@ import tiny
 
 from lamd_jax import ahead
 from lamd_jax import config as config_lib
+from lamd_jax.errors import ConfigError
 from lamd_jax.modes import compile as compile_mode
 from lamd_jax.systems.registry import SYSTEMS
 from lamd_jax.training import sharding
@@ -71,6 +72,16 @@ def test_programs_take_abstract_arguments_that_have_a_place(make):
   assert all(x.sharding.mesh == mesh for x in [*leaves, *jax.tree.leaves(of_sample)])
   size, frames = config.data.size, config.data.frames
   assert made.shape == (sample.batch * 8, frames, size, size, 3)
+
+
+def test_without_cudnn_one_line_says_what_to_install(monkeypatch):
+  monkeypatch.setattr(compile_mode.ahead, "devices", lambda _: jax.devices()[:1])
+  monkeypatch.setattr(compile_mode.ahead, "cudnn", lambda: False)
+  options = config_lib.compile_defaults()
+  options.topology = "h200:1"
+  with pytest.raises(ConfigError, match="pip install nvidia-cudnn-cu12"):
+    compile_mode.open_slice(tiny.config(train__cudnn_attention=True), options)
+  compile_mode.open_slice(tiny.config(), options)
 
 
 @needs_libtpu
