@@ -29,6 +29,7 @@ from lamd_jax import own_data
 from lamd_jax import run_folder
 from lamd_jax import sample_checks
 from lamd_jax import validation
+from lamd_jax.data import listings
 from lamd_jax.errors import ConfigError
 from lamd_jax.training import distributed
 from lamd_jax.training import failures
@@ -190,6 +191,7 @@ def run(argv: list[str]) -> int:
   return errors.exit_code(lambda: _run(argv[1:]))
 
 
+@listings.listed_once()
 def _run(arguments: list[str]) -> int:
   line = command_line.parse(arguments)
   config, workdir, sample_flags, eval_flags, compile_flags = resolve(line)

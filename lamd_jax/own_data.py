@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from lamd_jax import limits
 from lamd_jax.data import clips
-from lamd_jax.data import index
+from lamd_jax.data import listings
 from lamd_jax.data import layouts
 from lamd_jax.data.records import Entry
 from lamd_jax.data.sources import files
@@ -73,8 +73,7 @@ def look(root: str) -> Folder:
       f" lamd_jax.tools.doctor {root}"
     )
   below = top / layout.root
-  listing = registry.SCAN[layout.source](below)
-  entries = index.build(below, listing.items)
+  entries, notes = listings.indexed(below, registry.SCAN[layout.source])
   good = [entry for entry in entries if not entry.error]
   if not good:
     raise DataError(
@@ -82,7 +81,7 @@ def look(root: str) -> Folder:
       f" python -m lamd_jax.tools.doctor {root}"
     )
   return Folder(
-    below, layout.source, layout.name, good, len(entries) - len(good), listing.notes
+    below, layout.source, layout.name, good, len(entries) - len(good), notes
   )
 
 

@@ -17,14 +17,14 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from lamd_jax.data import frame_folder
-from lamd_jax.data import index
+from lamd_jax.data import listings
 from lamd_jax.data import video_file
-from lamd_jax.data.records import Entry, Item, Truth
+from lamd_jax.data.records import Entry, Item, Listing, Truth
 from lamd_jax.data.sources import files
 from lamd_jax.errors import ConfigError, DataError
 
 
-def _items(root: pathlib.Path) -> list[Item]:
+def _scan(root: pathlib.Path) -> Listing:
   """Lists every video and every folder of images below `root`."""
   found = []
   for folder, _, names in files.walk(root):
@@ -34,7 +34,7 @@ def _items(root: pathlib.Path) -> list[Item]:
       if name.lower().endswith(video_file.SUFFIXES):
         path = f"{folder}/{name}" if folder else name
         found.append(Item(path, path, "video"))
-  return found
+  return Listing(found, [])
 
 
 def _stem(entry: Entry) -> str:
@@ -118,7 +118,7 @@ def open_depth(config: ConfigDict, videos: files.FileVideos) -> DepthFiles:
   if not root.is_dir():
     raise DataError(f"--config.data.depth_root={config.depth_root}: no such folder")
   # All of the folder, though one split is asked for: the index holds what it is given.
-  entries = index.build(root, _items(root))
+  entries, _ = listings.indexed(root, _scan)
   # Where there are both, the images: they are what a video was made of.
-  entries.sort(key=lambda entry: entry.kind == "frames")
+  entries = sorted(entries, key=lambda entry: entry.kind == "frames")
   return DepthFiles(videos, root, {_stem(entry): entry for entry in entries})

@@ -34,6 +34,7 @@ from lamd_jax import media
 from lamd_jax import run_folder
 from lamd_jax import types
 from lamd_jax.data import frame_folder
+from lamd_jax.data import listings
 from lamd_jax.data import pipeline
 from lamd_jax.data import transforms
 from lamd_jax.errors import ConfigError
@@ -186,6 +187,7 @@ def _train(
   return {**trained, "params": jax.device_get(stage.whole(trained["params"]))}
 
 
+@listings.listed_once()
 def customise(options: argparse.Namespace) -> int:
   """Makes the run; returns the exit code."""
   distributed.alone("tools.customise")

@@ -37,6 +37,7 @@ from lamd_jax import media
 from lamd_jax import own_data
 from lamd_jax import run_folder
 from lamd_jax import validation
+from lamd_jax.data import listings
 from lamd_jax.data import pipeline
 from lamd_jax.errors import ConfigError
 from lamd_jax.errors import WeightsError
@@ -209,6 +210,7 @@ def _train(
   return result
 
 
+@listings.listed_once()
 def finetune(options: argparse.Namespace, line: command_line.CommandLine) -> int:
   """Makes the run; returns the exit code."""
   distributed.alone("tools.finetune")

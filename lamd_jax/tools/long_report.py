@@ -26,6 +26,7 @@ from lamd_jax import api
 from lamd_jax import errors
 from lamd_jax import line_plot
 from lamd_jax import run_folder
+from lamd_jax.data import listings
 from lamd_jax.data import pipeline
 from lamd_jax.errors import ConfigError
 from lamd_jax.errors import DataError
@@ -56,6 +57,7 @@ def _made(
   return np.stack(list(videos))
 
 
+@listings.listed_once()
 def run(options: argparse.Namespace) -> None:
   workdir = epath.Path(options.workdir).expanduser().resolve()
   config = run_folder.read(workdir)

@@ -9,6 +9,7 @@ A clip is named by folder, file and place in it: file names repeat between the s
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import re
 
@@ -16,6 +17,7 @@ from ml_collections import ConfigDict
 
 from lamd_jax.data import frame_folder
 from lamd_jax.data import index
+from lamd_jax.data import listings
 from lamd_jax.data import softmotion
 from lamd_jax.data import tfrecord
 from lamd_jax.data.records import Item, Listing
@@ -67,18 +69,24 @@ def scan(root: pathlib.Path) -> Listing:
 
 def open_split(config: ConfigDict, split: str) -> files.FileVideos:
   """Opens a split as seen by `data.camera`; folders of images have but one."""
+  videos = files.open_files(config, split, _scan_of(config.camera))
+  _warn_of_shared_clips(files.check_root(config.root))
+  return videos
+
+
+@functools.cache
+def _scan_of(camera: str) -> listings.Scan:
+  """One function for each camera, by which `listings` knows what was listed."""
 
   def scan_camera(root: pathlib.Path) -> Listing:
     listing = scan(root)
     items = [
-      item if item.kind == "frames" else item._replace(kind=f"softmotion_{config.camera}")
+      item if item.kind == "frames" else item._replace(kind=f"softmotion_{camera}")
       for item in listing.items
     ]
     return listing._replace(items=items)
 
-  videos = files.open_files(config, split, scan_camera)
-  _warn_of_shared_clips(files.check_root(config.root))
-  return videos
+  return scan_camera
 
 
 def _warn_of_shared_clips(root: pathlib.Path) -> None:

@@ -11,6 +11,7 @@ empty: a movement that always collided yields no sentence.
 
 from __future__ import annotations
 
+import functools
 import json
 import pathlib
 import struct
@@ -18,6 +19,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from lamd_jax.data import listings
 from lamd_jax.data.records import Item, Listing
 from lamd_jax.data.sources import files
 from lamd_jax.errors import DataError
@@ -118,4 +120,10 @@ def scan(root: pathlib.Path) -> Listing:
 
 def open_split(config: ConfigDict, split: str) -> files.FileVideos:
   """Opens a split with the captions that `data.captions` names."""
-  return files.open_files(config, split, lambda root: _scan(root, config.captions))
+  return files.open_files(config, split, _scan_of(config.captions))
+
+
+@functools.cache
+def _scan_of(kind: str) -> listings.Scan:
+  """One function for each kind, by which `listings` knows what was listed."""
+  return lambda root: _scan(root, kind)

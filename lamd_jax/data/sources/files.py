@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 import functools
 import hashlib
 import os
@@ -16,7 +16,7 @@ import numpy as np
 
 from lamd_jax.data import clips
 from lamd_jax.data import frame_folder
-from lamd_jax.data import index
+from lamd_jax.data import listings
 from lamd_jax.data import softmotion
 from lamd_jax.data import transforms
 from lamd_jax.data import video_file
@@ -199,20 +199,17 @@ class FileVideos:
     )
 
 
-def open_files(
-  config: ConfigDict, split: str, scan: Callable[[pathlib.Path], Listing]
-) -> FileVideos:
+def open_files(config: ConfigDict, split: str, scan: listings.Scan) -> FileVideos:
   """Lists `config.root`, brings its index up to date, returns the videos of `split`."""
   root = check_root(config.root)
-  listing = scan(root)
-  for note in listing.notes:
+  entries, notes = listings.indexed(root, scan)
+  for note in notes:
     say_once(f"{root}: {note}")
-  if not listing.items:
+  if not entries:
     raise DataError(
       f"{root} holds no video that data.source={config.source} can read; see"
       f" python -m lamd_jax.tools.doctor {root}"
     )
-  entries = index.build(root, listing.items)
   if all(not entry.split for entry in entries):
     need = clips.span(config.frames, config.stride, config.sampling, config.pad_last)
     usable = [entry.n_frames >= need for entry in entries]
