@@ -18,6 +18,7 @@ from lamd_jax.ops import attention
 from lamd_jax.ops import attention_row_by_row
 from lamd_jax.ops import attention_rows_last
 from lamd_jax.ops import axes
+from lamd_jax.ops import conv_repeated
 from lamd_jax.training import flops
 from lamd_jax.training import sharding
 
@@ -183,6 +184,20 @@ def test_a_product_is_compiled_for_a_gpu_node_without_one():
   assert found.arguments == (1024 * 4096 + 4096 * 4096) // 8 * 4
   assert found.needed >= found.arguments
   assert found.collectives["all-gather"][0] >= 1
+
+
+@needs_cuda
+def test_repeated_borders_are_one_copy_and_no_exchange_on_gpus():
+  topology, clips = "h200:2", 2
+  mesh = sharding.make_mesh("dp", ahead.devices(topology))
+  cut = NamedSharding(mesh, PartitionSpec(axes.MEANING["batch"]))
+  x = jax.ShapeDtypeStruct((2 * clips, 16, 128, 128, 64), jnp.bfloat16, sharding=cut)
+  pad = lambda x: conv_repeated.replicate_pad(x, (3, 3, 3), (1, 1, 1))
+  with jax.set_mesh(mesh):
+    found = ahead.compile_program(jax.jit(pad, out_shardings=cut), [x], topology)
+  assert not found.collectives
+  padded = clips * 18 * 130 * 130 * 64 * 2
+  assert found.needed < found.arguments + 1.01 * padded
 
 
 @needs_cudnn

@@ -56,15 +56,15 @@ def _pool(x: jax.Array) -> jax.Array:
   return x.reshape(n, 1, height // 2, 2, width // 2, 2, channels).max((3, 5))
 
 
-def _features(params: Params, x: jax.Array) -> list[jax.Array]:
+def _features(params: Params, x: jax.Array, dtype: Any) -> list[jax.Array]:
   """Returns the last activation of each stage for x [N,1,H,W,3] in [-1,1]."""
-  x = (x - _SHIFT) / _SCALE
+  x = ((x - _SHIFT) / _SCALE).astype(dtype)
   taps = []
   for i, stage in enumerate(_STAGES):
     if i:
       x = _pool(x)
     for index, _ in stage:
-      layer = params["features"][str(index)]
+      layer = jax.tree.map(lambda w: w.astype(dtype), params["features"][str(index)])
       x = conv_ops.conv(x, layer["kernel"], padding=((0, 0), (1, 1), (1, 1)))
       x = jax.nn.relu(x + layer["bias"])
     taps.append(x)
@@ -72,7 +72,8 @@ def _features(params: Params, x: jax.Array) -> list[jax.Array]:
 
 
 def _unit(x: jax.Array) -> jax.Array:
-  """x / (|x| + 1e-10) over channels; 0 with gradient 0 where x is 0."""
+  """x / (|x| + 1e-10) over channels, float32; 0 with gradient 0 where x is 0."""
+  x = x.astype(jnp.float32)
   square = jnp.square(x).sum(-1, keepdims=True)
   zero = square == 0
   # The root's derivative is infinite at 0: keep it away from there.
@@ -80,19 +81,22 @@ def _unit(x: jax.Array) -> jax.Array:
   return x / (norm + 1e-10)
 
 
-def distance(params: Params, a: jax.Array, b: jax.Array) -> jax.Array:
+def distance(
+  params: Params, a: jax.Array, b: jax.Array, dtype: Any = jnp.float32
+) -> jax.Array:
   """Returns LPIPS of each pair of images, [N] float32.
 
   Args:
     params: as `shapes` says, from `interchange.perceptual.load`.
     a: [N,H,W,3] float in [-1,1], H and W at least 16.
     b: same shape.
+    dtype: of VGG's activations; norms and differences are float32. For scores float32.
   """
   chex.assert_rank([a, b], 4)
   chex.assert_equal_shape([a, b])
   params = jax.lax.stop_gradient(params)
   total = jnp.zeros(a.shape[0], jnp.float32)
-  pairs = zip(_features(params, a[:, None]), _features(params, b[:, None]))
+  pairs = zip(*(_features(params, x[:, None], dtype) for x in (a, b)))
   for i, (f, g) in enumerate(pairs):
     difference = jnp.square(_unit(f) - _unit(g)) @ params["lins"][str(i)]
     total += difference.mean((1, 2, 3))

@@ -41,11 +41,12 @@ class AutoencoderStage(stage_lib.SingleVariant):
 
   def __init__(self, network: nn.Module, config: Any):
     """Args:
-    network: has `encode`, `decode`, `decode_features` and `output`.
+    network: has `encode`, `decode`, `decode_features` and `output`. What judges clips
+      computes in its dtype as well.
     config: the run's config. With `loss.perceptual_weight` the stage needs the frozen
       weights "perceptual", unless `model.perceptual.weights` is "none".
     """
-    self._network = network
+    self._network, self._dtype = network, network.dtype
     self._config = config
     self.frames = config.model.autoencoder_frames or config.data.frames
     perceptual_term = config.loss.perceptual_weight > 0
@@ -60,7 +61,9 @@ class AutoencoderStage(stage_lib.SingleVariant):
     self._critic = None
     self.groups = ("generator",)
     if config.loss.gan_weight:
-      self._critic = networks[critic.kind](critic.channels, critic.layers, critic.norm)
+      self._critic = networks[critic.kind](
+        critic.channels, critic.layers, critic.norm, self._dtype
+      )
       self.groups = ("generator", "discriminator")
     self.averaged = ("generator",) if config.optim[self.name].ema_decay else ()
 
@@ -150,7 +153,7 @@ class AutoencoderStage(stage_lib.SingleVariant):
     def distance(a: jax.Array, b: jax.Array) -> jax.Array:
       frames = lambda clip: clip.reshape(-1, *clip.shape[2:])
       weights = frozen["perceptual"]["params"]
-      per_frame = perceptual.distance(weights, frames(a), frames(b))
+      per_frame = perceptual.distance(weights, frames(a), frames(b), self._dtype)
       return per_frame.reshape(a.shape[:2])
 
     return distance

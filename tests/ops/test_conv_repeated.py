@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The form for TPUs is the same function as the one that copies; so are its gradients.
+"""The forms for TPUs and GPUs are the same function as the one that copies a clip for each
+axis; so are their gradients.
 
 What that one gives is compared with the reference in tests/nn/test_same_pad_conv.py.
 """
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from lamd_jax.ops import conv_repeated
+from tests import absent_devices
 
 PLAIN = [((3, 3, 3), (1, 1, 1)), ((3, 3, 3), (2, 2, 2)), ((4, 4, 4), (2, 2, 2)),
          ((4, 4, 4), (1, 2, 2)), ((3, 3, 3), (1, 1, 2)), ((1, 3, 2), (1, 1, 1))]  # fmt: skip
@@ -47,6 +49,28 @@ def test_unpadded_is_the_same_function(step, conv, kernel, stride):
   ]
   for a, b in zip(*found, strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(["kernel", "stride"], PLAIN)
+def test_what_is_taken_by_index_is_the_same_function(kernel, stride):
+  x = _arrays(kernel)[0]
+  pads = tuple(conv_repeated._borders(k, s) for k, s in zip(kernel, stride))
+  joined, taken = (
+    jax.vjp(lambda x: f(x, pads), x)
+    for f in (conv_repeated._joined, conv_repeated._taken)
+  )
+  np.testing.assert_array_equal(joined[0], taken[0])
+  seen = np.random.default_rng(1).standard_normal(joined[0].shape, np.float32)
+  np.testing.assert_array_equal(*(pull(seen)[0] for _, pull in (joined, taken)))
+
+
+@pytest.mark.parametrize(["platform", "taken"], [("gpu", 1), ("tpu", 0), ("cpu", 0)])
+def test_gpus_take_by_index(platform, taken):
+  with absent_devices.mesh(platform):
+    text = str(jax.make_jaxpr(conv_repeated.replicate_pad, static_argnums=(1, 2))(
+      _arrays((3, 3, 3))[0], (3, 3, 3), (1, 1, 1)
+    ))  # fmt: skip
+  assert ("gather" in text) == taken and ("concatenate" in text) != taken
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda", "cpu"])
