@@ -61,7 +61,7 @@ def attention(
     scale: factor of the dot products.
     bias: [N,H,Q,K] float32, added to the scaled dot products.
     positions: what is added to keys and values.
-    cudnn: a program for NVIDIA's GPUs asks cuDNN where it can (`train.attention`).
+    cudnn: a program for NVIDIA's GPUs asks cuDNN where it can (`train.cudnn_attention`).
 
   Returns:
     [N,Q,H,D] in the dtype of v.
