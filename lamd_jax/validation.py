@@ -376,8 +376,8 @@ def _check_diffusion(config: ConfigDict) -> None:
 
 def _check_attention(train: ConfigDict) -> None:
   if train.cudnn_attention and train.compute == "float32":
-    fail("train.cudnn_attention", True,
-         "cuDNN's attention computes in bfloat16 and train.compute=float32; change one")  # fmt: skip
+    fail("train.cudnn_attention", True, "cuDNN's attention computes in bfloat16, and"
+         " train.compute=float32; change one")  # fmt: skip
 
 
 def check_config(config: ConfigDict, devices: int) -> None:

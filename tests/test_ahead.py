@@ -203,7 +203,7 @@ def test_repeated_borders_are_one_copy_and_no_exchange_on_gpus():
 @needs_cudnn
 @pytest.mark.parametrize("cut", ["dp", "fsdp_tp", "frames"])
 def test_attention_by_cudnn_holds_no_logits_and_exchanges_nothing(cut):
-  """No card has run it: what is compiled for one, and what of its arithmetic is counted."""
+  """No card has run it: what is compiled for one, and the arithmetic that is counted."""
   topology = "h200:8"
   mesh = sharding.make_mesh(cut, ahead.devices(topology))
   tensor = "tensor" if cut == "fsdp_tp" else None

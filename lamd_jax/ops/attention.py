@@ -4,9 +4,9 @@
 Logits and softmax are float32 whatever the inputs. Products rather than
 `jax.nn.dot_product_attention`: XLA runs them faster on a CPU, and relative positions
 need the logits anyway. For TPUs attention over time and between many pixels
-have forms of their own, `attention_rows_last.py` and `attention_row_by_row.py`, and GPUs
-can take cuDNN's, `attention_cudnn.py`; which one a program gets is decided by the platform
-it is lowered for (`platforms.py`).
+have forms of their own, `attention_rows_last.py` and `attention_row_by_row.py`, and
+GPUs can take cuDNN's, `attention_cudnn.py`; which one a program gets is decided by the
+platform it is lowered for (`platforms.py`).
 """
 
 from __future__ import annotations

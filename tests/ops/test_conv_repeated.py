@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The forms for TPUs and GPUs are the same function as the one that copies a clip for each
-axis; so are their gradients.
+"""The forms for TPUs and GPUs are the same function as the one that copies; so are their
+gradients.
 
 What that one gives is compared with the reference in tests/nn/test_same_pad_conv.py.
 """
