@@ -225,7 +225,7 @@ def program(case: str) -> Program:
     return _decode(path, int(clips))
   path, what, number = rest.rsplit(":", 2)
   kind, _, way = kind.partition("+")
-  if way not in ("", "cudnn"):
+  if way not in ("", "cudnn") or (way and kind == "long"):
     raise SystemExit(f"no case {case}; see --help")
   if kind == "train":
     return _train(path, what, int(number), bool(way))

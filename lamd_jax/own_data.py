@@ -17,8 +17,8 @@ from ml_collections import ConfigDict
 
 from lamd_jax import limits
 from lamd_jax.data import clips
-from lamd_jax.data import listings
 from lamd_jax.data import layouts
+from lamd_jax.data import listings
 from lamd_jax.data.records import Entry
 from lamd_jax.data.sources import files
 from lamd_jax.data.sources import registry
